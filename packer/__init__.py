@@ -1,0 +1,1 @@
+"""Turns annotated recordings into shards: ``python -m packer --help``."""

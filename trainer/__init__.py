@@ -1,0 +1,1 @@
+"""Trains models that rate piano performances: ``python -m trainer --help``."""
