@@ -1,0 +1,119 @@
+"""A batch while it is being filled: arrays with a row for each sample, then a dict of tensors."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from loader.buffers import BufferPool
+from loader.recipe import Recipe
+
+Batch = dict[str, Any]
+
+
+class Rows:
+    """The arrays of one batch of ``size`` rows; every row is a blank until it is filled.
+
+    Large arrays are leased from the pool, small ones made afresh, so that keeping the labels of
+    an epoch does not keep its audio.
+    """
+
+    def __init__(self, recipe: Recipe, pool: BufferPool, size: int, *, frames: int) -> None:
+        self.audio: NDArray[Any] | None = None
+        self.midi: NDArray[Any] | None = None
+        self.labels: NDArray[np.float32] | None = None
+        if "audio" in recipe.fields:
+            self.audio = pool.lease((size, frames), recipe.audio_dtype)
+        if "midi" in recipe.fields:
+            dtype = np.int64 if recipe.midi == "octuple" else np.float32
+            self.midi = pool.lease((size, recipe.max_notes, recipe.note_width), dtype)
+        if "labels" in recipe.fields:
+            self.labels = np.empty((size, len(recipe.dimensions)), dtype=np.float32)
+        self.audio_frames = np.zeros(size, dtype=np.int64)
+        self.midi_notes = np.zeros(size, dtype=np.int64)
+        self.weight = np.zeros(size, dtype=np.float32)
+        self.keys = [""] * size
+        self.json: list[dict[str, Any]] | None = (
+            [{} for _ in range(size)] if "json" in recipe.fields else None
+        )
+        self._extras: dict[str, NDArray[Any]] = {}
+
+    def blank(self, row: int, key: str = "") -> None:
+        """Make a row padding: zeros, labels NaN, weight 0."""
+        if self.audio is not None:
+            self.audio[row] = 0
+        if self.midi is not None:
+            self.midi[row] = 0
+        if self.labels is not None:
+            self.labels[row] = np.nan
+        if self.json is not None:
+            self.json[row] = {}
+        self.audio_frames[row] = self.midi_notes[row] = self.weight[row] = 0
+        self.keys[row] = key
+        for extra in self._extras.values():
+            extra[row] = 0
+
+    def view(self, row: int) -> dict[str, Any]:
+        """The sample in a row, as a transform sees it: its arrays are the batch's own."""
+        sample: dict[str, Any] = {"__key__": self.keys[row]}
+        if self.audio is not None:
+            sample |= {"audio": self.audio[row], "audio_frames": int(self.audio_frames[row])}
+        if self.midi is not None:
+            sample |= {"midi": self.midi[row], "midi_notes": int(self.midi_notes[row])}
+        if self.labels is not None:
+            sample["labels"] = self.labels[row]
+        if self.json is not None:
+            sample["json"] = self.json[row]
+        return sample
+
+    def take(self, row: int, before: dict[str, Any], after: object) -> None:
+        """Keep what a transform returned for a row.
+
+        Raises:
+            ValueError: if it is no dict, lacks a field, or an array has another shape.
+        """
+        if not isinstance(after, dict):
+            raise ValueError(f"transform returned {type(after).__name__}, not the sample")
+        for name, old in before.items():
+            if name not in after:
+                raise ValueError(f"transform left out {name!r}")
+            if isinstance(old, np.ndarray) and after[name] is not old:
+                old[...] = _same_shape(name, np.asarray(after[name]), old)
+        for name in ("audio_frames", "midi_notes"):
+            if name in before:
+                getattr(self, name)[row] = after[name]
+        if self.json is not None:
+            self.json[row] = after["json"]
+        for name in after.keys() - before.keys() - {"rng"}:
+            self._extra(name, row, np.asarray(after[name]))
+
+    def to_batch(self, source: NDArray[np.int64] | None) -> Batch:
+        """The batch as the contract has it; tensors share the rows' memory."""
+        batch: Batch = {}
+        if self.audio is not None:
+            batch |= {"audio": self.audio, "audio_frames": self.audio_frames}
+        if self.midi is not None:
+            batch |= {"midi": self.midi, "midi_notes": self.midi_notes}
+        if self.labels is not None:
+            batch["labels"] = self.labels
+        batch |= {"weight": self.weight} | self._extras
+        if source is not None:
+            batch["source"] = source
+        tensors: Batch = {name: torch.from_numpy(array) for name, array in batch.items()}
+        tensors["__key__"] = self.keys
+        if self.json is not None:
+            tensors["json"] = self.json
+        return tensors
+
+    def _extra(self, name: str, row: int, value: NDArray[Any]) -> None:
+        """A field that the transform added: stacked, zero where a row has none."""
+        if name not in self._extras:
+            self._extras[name] = np.zeros((len(self.keys), *value.shape), dtype=value.dtype)
+        self._extras[name][row] = _same_shape(name, value, self._extras[name][row])
+
+
+def _same_shape(name: str, new: NDArray[Any], old: NDArray[Any]) -> NDArray[Any]:
+    if new.shape != old.shape:
+        raise ValueError(f"transform changed the shape of {name!r} from {old.shape} to {new.shape}")
+    return new

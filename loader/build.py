@@ -1,0 +1,296 @@
+"""``make_pipeline``: from arguments, checked at the door, to a pipeline."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from loader.cache import ShardCache, default_folder
+from loader.example import Scratch, read_example
+from loader.order import Shuffle
+from loader.pipeline import Pipeline
+from loader.recipe import (
+    FIELDS,
+    AudioDtype,
+    Crop,
+    Labels,
+    MidiForm,
+    Recipe,
+    Transform,
+    audio_extension,
+    midi_extension,
+)
+from loader.relabel import read_labels
+from loader.settings import Settings
+from loader.source import Source, open_source, take_subset
+from loader.stats import Stats
+from loader.store import ShardStore, read_in_place
+
+log = logging.getLogger(__name__)
+
+Shards = str | Path | Sequence[str | Path] | Mapping[str, float]
+
+
+def make_pipeline(
+    shards: Shards,
+    *,
+    batch_size: int = 16,
+    drop_last: bool = True,
+    shuffle: Shuffle = 1000,
+    seed: int = 0,
+    num_workers: int | Literal["auto"] = 4,
+    prefetch: int = 4,
+    cache_dir: str | Path | None = None,
+    cache_bytes: int | None = None,
+    cache: Literal["raw", "decoded", "off"] = "raw",
+    cache_mount: bool | None = None,
+    storage_options: dict[str, Any] | None = None,
+    subset: int | None = None,
+    fields: Sequence[str] | None = None,
+    labels: str | Path | None = None,
+    dimensions: Sequence[str] | None = None,
+    sample_rate: int = 24000,
+    clip_seconds: float | None = 10.0,
+    crop: Crop = "start",
+    audio_dtype: AudioDtype = "float32",
+    midi: MidiForm = "octuple",
+    max_notes: int = 512,
+    transform: Transform | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    max_error_rate: float = 0.01,
+    rank: int | None = None,
+    world_size: int | None = None,
+    device: str | torch.device | None = None,
+) -> Pipeline:
+    """Stream batches out of WebDataset shards, in an exact order, decoded ahead by threads.
+
+    A batch is a dict: ``audio`` float32 [B, T] in [-1, 1], ``audio_frames`` int64 [B], ``midi``
+    int64 [B, max_notes, 8] (or float32 [B, max_notes, 6]), ``midi_notes`` int64 [B], ``labels``
+    float32 [B, D] with NaN where missing, ``weight`` float32 [B], ``__key__`` list of B strings,
+    ``source`` int64 [B] when mixing, ``json`` list of B dicts when asked for. Rows of weight 0
+    are padding or were skipped: zeros, labels NaN.
+
+    Args:
+        shards: URL of a dataset folder, of a manifest or of tars (a glob or ``{000..099}``), a
+            list of these (end to end), or a dict of URL to weight (mixed).
+        batch_size: samples of a batch on this rank.
+        drop_last: leave out the samples that do not fill a batch on every rank; False pads.
+        shuffle: 0 keeps the stored order, N shuffles in windows of at least N samples of whole
+            shards, "full" is one permutation of everything.
+        seed: fixes the order, crops and transforms, together with the epoch.
+        num_workers: decoding threads; 0 decodes in the caller's; "auto" is one a core.
+        prefetch: batches decoded ahead.
+        cache_dir: folder of the shard cache, on a local disk; None finds one.
+        cache_bytes: its limit; None is half of what is free.
+        cache: "raw" keeps shards as they come; "off" reads local files in place.
+        cache_mount: whether local paths go through the cache; None lets those on FUSE, NFS and
+            the like, and reads others in place.
+        storage_options: passed to fsspec.
+        subset: only the first N samples, in a fixed order of whole shards.
+        fields: of "audio", "midi", "labels", "json"; None is the first three, as far as they
+            are there. What is not asked for is neither read nor decoded.
+        labels: URL of a JSONL of ``{"key", "labels"}`` that replaces or adds labels.
+        dimensions: label names, in order; None takes all.
+        sample_rate: Hz of the audio.
+        clip_seconds: length of the window; None is whole samples, padded to the longest.
+        crop: where the window lies: "start", "center", or "random" by seed, epoch and key.
+        audio_dtype: "float32", or "int16" to scale by 1/32768 later.
+        midi: "octuple" tokens or the "notes" table.
+        max_notes: rows of ``midi``; the first notes of a window that has more.
+        transform: ``transform(sample) -> sample`` in the decoding threads; may change arrays in
+            place and add arrays of one shape. ``sample["rng"]`` is its own Generator.
+        on_error: "raise", or "skip" to replace an undecodable sample by a blank row.
+        max_error_rate: share of an epoch that may be skipped.
+        rank, world_size: None finds them: torch.distributed, torchrun's or srun's variables.
+        device: where batches arrive; None leaves them in memory.
+
+    Raises:
+        ValueError: if an argument is out of range, or names what the dataset lacks.
+        DataError: if the dataset cannot be read.
+    """
+    if cache == "decoded":
+        raise ValueError('cache="decoded" is not available in this version: use "raw" or "off"')
+    if cache not in ("raw", "off"):
+        raise ValueError(f'cache must be "raw" or "off", got {cache!r}')
+    settings = Settings(
+        batch_size=batch_size,
+        drop_last=drop_last,
+        shuffle=shuffle,
+        seed=seed,
+        num_workers=len(os.sched_getaffinity(0)) if num_workers == "auto" else num_workers,
+        prefetch=prefetch,
+        subset=subset,
+        on_error=on_error,
+        max_error_rate=max_error_rate,
+        rank=rank,
+        world_size=world_size,
+        device=_device(device),
+    )
+    opened = _open(
+        shards,
+        folder=Path(cache_dir or default_folder()),
+        limit_bytes=cache_bytes,
+        in_place=cache == "off",
+        mount=cache_mount,
+        options=storage_options,
+        subset=subset,
+    )
+    relabels = None if labels is None else read_labels(str(labels), storage_options)
+    present, names = _contents(opened, relabels)
+    recipe = Recipe(
+        fields=_fields(fields, present),
+        dimensions=_dimensions(dimensions, names),
+        sample_rate=sample_rate,
+        clip_seconds=clip_seconds,
+        crop=crop,
+        audio_dtype=audio_dtype,
+        midi=midi,
+        max_notes=max_notes,
+        seed=seed,
+        relabels=relabels,
+        transform=transform,
+    )
+    return Pipeline(
+        opened.sources,
+        opened.store,
+        recipe,
+        settings,
+        opened.stats,
+        fingerprint=opened.fingerprint,
+        weights=opened.weights,
+        error_log=opened.folder / "errors.jsonl",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """Datasets that are ready to be read."""
+
+    sources: list[Source]
+    weights: tuple[float, ...] | None
+    fingerprint: str
+    store: ShardStore
+    stats: Stats
+    folder: Path
+
+
+def _open(
+    shards: Shards,
+    *,
+    folder: Path,
+    limit_bytes: int | None,
+    in_place: bool,
+    mount: bool | None,
+    options: dict[str, Any] | None,
+    subset: int | None,
+) -> _Opened:
+    """Open datasets, their cache if one is needed, and cut them to the subset."""
+    weights = tuple(shards.values()) if isinstance(shards, Mapping) else None
+    urls = list(shards) if isinstance(shards, Mapping) else [shards]
+    if weights is not None and subset is not None:
+        raise ValueError("subset and a mixture exclude each other: which part of which dataset?")
+    sources = [open_source(url, options) for url in urls]
+    everything = [shard for source in sources for shard in source.shards]
+    cached = not in_place and not all(read_in_place(everything, mount))
+    cache = ShardCache(folder, limit_bytes) if cached else None
+    stats = Stats()
+    sources = [_count(source, cache, stats, mount) for source in sources]
+    fingerprint = _fingerprint(sources)
+    if subset is not None:
+        sources = [take_subset(sources[0], subset)]
+    store = ShardStore(sources, cache, stats, mount=mount)
+    return _Opened(sources, weights, fingerprint, store, stats, folder)
+
+
+def _count(source: Source, cache: ShardCache | None, stats: Stats, mount: bool | None) -> Source:
+    """The source with the samples of tars that have no manifest counted."""
+    if all(shard.rows >= 0 for shard in source.shards):
+        return source
+    store, counted = ShardStore([source], cache, stats, mount=mount), []
+    unknown = tqdm(source.shards, desc="indexing", unit="shard", disable=None, leave=False)
+    try:
+        for number, shard in enumerate(unknown):
+            with store.reader(number) as reader:
+                info = replace(shard.info, nsamples=len(reader))
+            counted.append(replace(shard, rows=len(reader), info=info))
+    finally:
+        store.close()
+    return replace(source, shards=tuple(counted))
+
+
+def _fingerprint(sources: Sequence[Source]) -> str:
+    if len(sources) == 1:
+        return sources[0].fingerprint
+    return sha256("".join(source.fingerprint for source in sources).encode()).hexdigest()
+
+
+def _contents(opened: _Opened, relabels: Mapping[str, Labels] | None) -> tuple[set[str], list[str]]:
+    """Fields that all datasets have, and the names of all labels, in order."""
+    present = {"audio", "midi", "labels", "json"}
+    names: dict[str, None] = {}
+    first = 0
+    for source in opened.sources:
+        fields, labels = _source_contents(source, opened.store, first)
+        present &= fields | ({"labels"} if relabels else set())
+        names |= dict.fromkeys(labels)
+        first += len(source.shards)
+    for own in (relabels or {}).values():
+        names |= dict.fromkeys(own)
+    return present, list(names)
+
+
+def _source_contents(
+    source: Source, store: ShardStore, first: int
+) -> tuple[set[str], Sequence[str]]:
+    """Fields and label names of a source, as its manifest or else its first sample says."""
+    if source.manifests and all(manifest.fields for manifest in source.manifests):
+        fields = set.intersection(*(set(manifest.fields) for manifest in source.manifests))
+        return fields | ({"labels"} if source.label_names else set()) | {"json"}, source.label_names
+    with store.reader(first) as reader:
+        members = {member.extension: member for member in reader.members(0)}
+        example = read_example(reader, 0, Recipe(("json",), ()), Scratch())
+    labels = list(example.meta.get("labels") or {})
+    found = {
+        "audio": audio_extension(members) is not None,
+        "midi": midi_extension(members) is not None,
+        "labels": bool(labels),
+        "json": "json" in members,
+    }
+    return {name for name, there in found.items() if there}, labels
+
+
+def _fields(asked: Sequence[str] | None, present: set[str]) -> tuple[str, ...]:
+    if asked is None:
+        return tuple(name for name in ("audio", "midi", "labels") if name in present)
+    if isinstance(asked, str):
+        raise ValueError(f"fields must be a list of names, got {asked!r}")
+    if missing := [name for name in asked if name in FIELDS and name not in present]:
+        raise ValueError(f"the dataset has no {missing[0]!r}; it has {sorted(present)}")
+    return tuple(dict.fromkeys(asked))
+
+
+def _dimensions(asked: Sequence[str] | None, names: Sequence[str]) -> tuple[str, ...]:
+    if asked is None:
+        return tuple(names)
+    if isinstance(asked, str):
+        raise ValueError(f"dimensions must be a list of names, got {asked!r}")
+    if unknown := [name for name in asked if name not in names]:
+        raise ValueError(f"the dataset has no label {unknown[0]!r}; it has {list(names)}")
+    return tuple(asked)
+
+
+def _device(device: str | torch.device | None) -> torch.device | None:
+    """The device, or None with a warning where it is CUDA and there is none."""
+    if device is None:
+        return None
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        log.warning("device=%r, but this PyTorch finds no CUDA: batches stay in memory", device)
+        return None
+    return chosen

@@ -1,0 +1,90 @@
+"""What a pipeline makes of a sample: which fields, at which rate, how long, as what."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FIELDS = ("audio", "midi", "labels", "json")
+Crop = Literal["start", "random", "center"]
+AudioDtype = Literal["float32", "int16"]
+MidiForm = Literal["octuple", "notes"]
+Labels = Mapping[str, float | None]
+Transform = Callable[[dict[str, Any]], dict[str, Any]]
+
+_AUDIO = ("audio.npy", "flac", "wav", "mp3", "ogg", "opus", "aif", "aiff", "m4a", "aac")
+_MIDI = ("mid", "midi", "notes.npy")
+_WIDTHS = {"octuple": 8, "notes": 6}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The settings of decoding, checked.
+
+    Attributes:
+        fields: of "audio", "midi", "labels" and "json".
+        dimensions: label names, in the order of the label columns.
+        sample_rate: Hz of the audio rows.
+        clip_seconds: length of a row; None is the whole sample.
+        relabels: ratings by key that replace or add to the samples' own.
+    """
+
+    fields: tuple[str, ...]
+    dimensions: tuple[str, ...]
+    sample_rate: int = 24000
+    clip_seconds: float | None = 10.0
+    crop: Crop = "start"
+    audio_dtype: AudioDtype = "float32"
+    midi: MidiForm = "octuple"
+    max_notes: int = 512
+    seed: int = 0
+    relabels: Mapping[str, Labels] | None = None
+    transform: Transform | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.fields:
+            _require(name in FIELDS, f"fields must be of {FIELDS}, got {name!r}")
+        _require(bool(self.fields), "fields is empty: name at least one")
+        _require(self.sample_rate > 0, f"sample_rate must be positive, got {self.sample_rate}")
+        clip = self.clip_seconds
+        _require(clip is None or clip > 0, f"clip_seconds must be positive, got {clip}")
+        _require(self.max_notes > 0, f"max_notes must be positive, got {self.max_notes}")
+        _choose("crop", self.crop, ("start", "random", "center"))
+        _choose("audio_dtype", self.audio_dtype, ("float32", "int16"))
+        _choose("midi", self.midi, ("octuple", "notes"))
+
+    @property
+    def clip_frames(self) -> int | None:
+        """Frames of a row; None for whole samples."""
+        return None if self.clip_seconds is None else round(self.clip_seconds * self.sample_rate)
+
+    @property
+    def note_width(self) -> int:
+        """Columns of a note: 8 tokens or 6 numbers."""
+        return _WIDTHS[self.midi]
+
+    def wants(self, extension: str) -> bool:
+        """Whether a member has to be read; JSON always, for it says how long a sample is."""
+        if extension == "json":
+            return True
+        if "audio" in self.fields and extension in _AUDIO:
+            return True
+        return "midi" in self.fields and extension in _MIDI
+
+
+def audio_extension(members: Mapping[str, Any]) -> str | None:
+    """Which member is the audio; decoded before compressed."""
+    return next((name for name in _AUDIO if name in members), None)
+
+
+def midi_extension(members: Mapping[str, Any]) -> str | None:
+    """Which member is the MIDI; the file before the table made of it."""
+    return next((name for name in _MIDI if name in members), None)
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    _require(value in allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}")

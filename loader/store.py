@@ -1,0 +1,274 @@
+"""Open shards by number, wherever they are: in place, or fetched ahead into the cache."""
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from loader.cache import Pin, ShardCache
+from loader.mounts import is_local
+from loader.order import Positions
+from loader.source import Shard, Source
+from loader.stats import Stats
+from loader.transfer import StoppedError, read_url, transfer
+from shards.errors import FetchError, ShardError
+from shards.reader import ShardReader
+
+_OPEN_SHARDS = 64
+_POLL_S = 0.1
+
+
+class _Open:
+    """A reader that threads share, and how many of them use it now."""
+
+    def __init__(self, reader: ShardReader, pin: Pin | None) -> None:
+        self.reader = reader
+        self.users = 0
+        self._pin = pin
+
+    def close(self) -> None:
+        self.reader.close()
+        if self._pin is not None:
+            self._pin.release()
+
+
+class ShardStore:
+    """The shards of a source as local files.
+
+    ``reader`` may be called from any thread. Shards that are not on a local disk go through the
+    cache; a shard that a reader waits for is fetched alone, and fetching ahead waits meanwhile.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        cache: ShardCache | None,
+        stats: Stats,
+        *,
+        mount: bool | None = None,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            cache: None reads shards in place, and refuses those that are not local files.
+            mount: whether local paths go through the cache; None tells by file system.
+        """
+        self.shards = [shard for source in sources for shard in source.shards]
+        self._firsts = _first_samples(sources)
+        self._first_shards = np.cumsum([0, *(len(source.shards) for source in sources)])
+        self._options = [dict(source.options) for source in sources for _ in source.shards]
+        self._cache, self._stats = cache, stats
+        self._in_place = read_in_place(self.shards, mount)
+        if cache is None:
+            self._in_place = [_must_be_local(shard) for shard in self.shards]
+        self._open: OrderedDict[int, _Open] = OrderedDict()
+        self._lock = threading.Condition()
+        self._opening: set[int] = set()
+        self._wanted: Counter[int] = Counter()  # shards that readers wait for
+        self._coming: set[int] = set()  # shards on their way
+        self._stop = threading.Event()
+
+    @property
+    def fetches(self) -> bool:
+        """Whether any shard goes through the cache."""
+        return not all(self._in_place)
+
+    def locate(self, sources: Positions, samples: Positions) -> tuple[Positions, Positions]:
+        """Shard of this store and row in it, of sample numbers within their sources."""
+        shards, rows = np.empty_like(samples), np.empty_like(samples)
+        for source in np.unique(sources):
+            here, firsts = sources == source, self._firsts[source]
+            local = np.searchsorted(firsts, samples[here], side="right") - 1
+            shards[here] = local + self._first_shards[source]
+            rows[here] = samples[here] - firsts[local]
+        return shards, rows
+
+    @contextmanager
+    def reader(self, number: int) -> Iterator[ShardReader]:
+        """The reader of a shard, which stays open and unevicted while the context lasts."""
+        entry = self._enter(number)
+        try:
+            yield entry.reader
+        finally:
+            with self._lock:
+                entry.users -= 1
+                self._close_idle(_OPEN_SHARDS)
+
+    def ensure(self, number: int) -> None:
+        """Fetch a shard into the cache, unless it is there or needs no fetching; for read-ahead.
+
+        Raises:
+            StoppedError: if the store is closed meanwhile.
+        """
+        if self._in_place[number]:
+            return
+        with self._lock:
+            if number in self._open:
+                return
+        self._fetch(number).release()
+
+    @property
+    def mean_sample_bytes(self) -> float:
+        """Bytes that a sample takes in its shard, on average."""
+        total = sum(shard.info.filesize or 0 for shard in self.shards)
+        return total / max(1, sum(shard.info.nsamples for shard in self.shards))
+
+    @property
+    def cache_bytes(self) -> int:
+        """Limit of the cache; 0 without one."""
+        return 0 if self._cache is None else self._cache.limit_bytes
+
+    def stop(self) -> None:
+        """End fetches at their next chunk, and every wait."""
+        self._stop.set()
+        with self._lock:
+            self._lock.notify_all()
+
+    def close(self) -> None:
+        """Stop, and close all shards that no thread reads just now."""
+        self.stop()
+        with self._lock:
+            self._close_idle(0)
+
+    def _enter(self, number: int) -> _Open:
+        with self._lock:
+            while number in self._opening:
+                self._lock.wait(_POLL_S)
+            entry = self._open.get(number)
+            if entry is not None:
+                self._open.move_to_end(number)
+                entry.users += 1
+                return entry
+            self._opening.add(number)
+        try:
+            entry = self._open_shard(number)
+            with self._lock:
+                self._open[number] = entry
+                entry.users += 1
+                self._close_idle(_OPEN_SHARDS)
+            return entry
+        finally:
+            with self._lock:
+                self._opening.discard(number)
+                self._lock.notify_all()
+
+    def _open_shard(self, number: int) -> _Open:
+        shard = self.shards[number]
+        if self._in_place[number]:
+            assert shard.local is not None
+            return _Open(_open_checked(shard, shard.local), None)
+        with self._wanting(number):
+            pin = self._fetch(number)
+        try:
+            return _Open(_open_checked(shard, pin.path), pin)
+        except BaseException:
+            pin.release()
+            raise
+
+    def _fetch(self, number: int) -> Pin:
+        assert self._cache is not None
+        shard = self.shards[number]
+        with self._stats.time("fetch"):
+            pin, hit = self._cache.acquire(
+                f"{shard.folder}/{shard.info.url.replace('/', '-')}",
+                lambda path: self._transfer(number, path),
+                need_bytes=shard.info.filesize or 0,
+                stop=self._stop,
+            )
+        self._stats.count("cache_hits", int(hit))
+        return pin
+
+    def _transfer(self, number: int, path: Path) -> None:
+        shard, options = self.shards[number], self._options[number]
+        with self._on_its_way(number):
+            self._gate(number, 0)
+            transfer(
+                shard.url,
+                path,
+                storage_options=options,
+                size=shard.info.filesize,
+                sha256=shard.info.sha256,
+                gate=lambda count: self._gate(number, count),
+            )
+        try:
+            index = read_url(shard.url + ".idx", options)
+        except FileNotFoundError:
+            return  # the tar is scanned when it is opened
+        path.with_name(path.name + ".idx").write_bytes(index)
+
+    def _gate(self, number: int, count: int) -> None:
+        """Let a transfer go on once no reader waits for another one that is under way."""
+        self._stats.count("fetched_bytes", count)
+        with self._lock:
+            while self._wanted.keys() & self._coming and number not in self._wanted:
+                if self._stop.is_set():
+                    break
+                self._lock.wait(_POLL_S)
+        if self._stop.is_set():
+            raise StoppedError
+
+    @contextmanager
+    def _wanting(self, number: int) -> Iterator[None]:
+        with self._lock:
+            self._wanted[number] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wanted -= Counter([number])
+                self._lock.notify_all()
+
+    @contextmanager
+    def _on_its_way(self, number: int) -> Iterator[None]:
+        with self._lock:
+            self._coming.add(number)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._coming.discard(number)
+                self._lock.notify_all()
+
+    def _close_idle(self, keep: int) -> None:
+        """Close the longest unused readers beyond ``keep`` that no thread uses."""
+        for number in list(self._open):
+            if len(self._open) <= keep:
+                return
+            if not self._open[number].users:
+                self._open.pop(number).close()
+
+
+def _first_samples(sources: Sequence[Source]) -> list[Positions]:
+    """For each source, the number of the first sample of each of its shards, and their sum."""
+    return [np.concatenate([[0], np.cumsum(source.rows)]) for source in sources]
+
+
+def read_in_place(shards: Sequence[Shard], mount: bool | None) -> list[bool]:
+    """Which shards need no cache: files of this machine, on a disk unless ``mount`` decides."""
+    folders = {shard.local.parent for shard in shards if shard.local is not None}
+    local = {folder: is_local(folder) if mount is None else not mount for folder in folders}
+    return [shard.local is not None and local[shard.local.parent] for shard in shards]
+
+
+def _must_be_local(shard: Shard) -> bool:
+    if shard.local is None:
+        raise ValueError(f'{shard.url}: cache="off" reads files of this machine only')
+    return True
+
+
+def _open_checked(shard: Shard, path: Path) -> ShardReader:
+    """A reader of a shard whose size is the manifest's."""
+    known = shard.info.nsamples >= 0
+    try:
+        size = path.stat().st_size
+        if known and shard.info.filesize is not None and size != shard.info.filesize:
+            raise ShardError(
+                f"{path}: has {size} bytes, its manifest says {shard.info.filesize}; find out "
+                "with: python -m packer verify"
+            )
+        return ShardReader(path, samples=shard.info.nsamples if known else None)
+    except FileNotFoundError:
+        raise FetchError(f"{path}: the shard is missing; its manifest names it") from None

@@ -1,0 +1,44 @@
+"""``keys.bin``: where the sample of a given key lies, found by bisection."""
+
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+
+import numpy as np
+
+RECORD = np.dtype([("hash", "<u8"), ("shard", "<u4"), ("row", "<u4")])
+_RECORD_BYTES = RECORD.itemsize
+
+
+def key_hash(key: str) -> int:
+    """BLAKE2b-64 of a key, read as a little-endian integer."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def keys_bytes(shards: Iterable[Iterable[str]]) -> bytes:
+    """``keys.bin`` of a dataset whose shards hold these keys: records sorted by hash."""
+    rows = [
+        (key_hash(key), shard, row)
+        for shard, keys in enumerate(shards)
+        for row, key in enumerate(keys)
+    ]
+    return np.sort(np.array(rows, dtype=RECORD), order=["hash", "shard", "row"]).tobytes()
+
+
+def find_key(
+    key: str, *, read_at: Callable[[int, int], bytes], records: int
+) -> list[tuple[int, int]]:
+    """(shard, row) of every record with the key's hash; a reader then compares the key itself.
+
+    Args:
+        read_at: ``read_at(offset, size)`` over ``keys.bin``; some 4 KiB are read in all.
+        records: how many records the file has.
+    """
+    wanted, low, high = key_hash(key), 0, records
+    while high - low > 256:
+        middle = (low + high) // 2
+        found = int.from_bytes(read_at(middle * _RECORD_BYTES, 8), "little")
+        # equal hashes stand together, so a few records past the middle stay in range
+        low, high = (middle, high) if found < wanted else (low, middle + 64)
+    page = np.frombuffer(read_at(low * _RECORD_BYTES, (high - low) * _RECORD_BYTES), dtype=RECORD)
+    matches = page[page["hash"] == np.uint64(wanted)]
+    return [(int(match["shard"]), int(match["row"])) for match in matches]

@@ -1,0 +1,162 @@
+"""``manifest.json``: what a dataset holds. A wids shard index with further keys."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from shards.errors import ManifestError
+
+NAME = "manifest.json"
+FORMAT_VERSION = 1
+_KIND = "wids-shard-index-v1"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One tar: its name relative to the manifest, samples, bytes, and SHA-256 where known."""
+
+    url: str
+    nsamples: int
+    filesize: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelStats:
+    """Population statistics of one label over the samples that have it."""
+
+    count: int
+    min: float
+    max: float
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A dataset: its shards in order, and what packing knows of it.
+
+    Attributes:
+        fields: extension of each modality, such as ``{"audio": "flac", "midi": "mid"}``; empty
+            when the shards are somebody else's.
+        labels: statistics by label name, in label order.
+        options: the packing options that shaped the samples.
+        duration_s: seconds of all samples together.
+    """
+
+    name: str
+    shards: tuple[ShardInfo, ...]
+    description: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, LabelStats] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    duration_s: float = 0.0
+    packer_version: str = ""
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.nsamples for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        return sum(shard.filesize or 0 for shard in self.shards)
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """JSON of a manifest; equal manifests give equal bytes."""
+    document = {
+        "__kind__": _KIND,
+        "wids_version": 1,
+        "format_version": FORMAT_VERSION,
+        "name": manifest.name,
+        "description": manifest.description,
+        "samples": manifest.samples,
+        "duration_s": manifest.duration_s,
+        "fields": dict(manifest.fields),
+        "labels": {name: asdict(stats) for name, stats in manifest.labels.items()},
+        "options": dict(manifest.options),
+        "packer_version": manifest.packer_version,
+        "shardlist": [asdict(shard) for shard in manifest.shards],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def load_manifest(data: bytes, *, name: str) -> Manifest:
+    """Parse and check a manifest; wids indexes of others are read too.
+
+    Args:
+        data: content of a ``manifest.json``.
+        name: its path or URL, for errors.
+
+    Raises:
+        ManifestError: if it is damaged, of a newer version, or names shards outside its folder.
+    """
+    document = _parse(data, name)
+    try:
+        shards = tuple(_shard(entry) for entry in document["shardlist"])
+        labels = {label: LabelStats(**stats) for label, stats in document.get("labels", {}).items()}
+        manifest = Manifest(
+            name=str(document.get("name", "")),
+            shards=shards,
+            description=str(document.get("description") or ""),
+            fields=dict(document.get("fields", {})),
+            labels=labels,
+            options=dict(document.get("options", {})),
+            duration_s=float(document.get("duration_s", 0.0)),
+            packer_version=str(document.get("packer_version", "")),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ManifestError(f"{name}: damaged: {type(error).__name__}: {error}") from error
+    for shard in shards:
+        _require_inside(shard.url, name)
+    return manifest
+
+
+def fingerprint(shards: tuple[ShardInfo, ...]) -> str:
+    """SHA-256 over each shard's base name, sample count and hash (or size), in order.
+
+    It says whether two datasets are the same wherever they lie: the URL has no part in it.
+    """
+    digest = sha256()
+    for shard in shards:
+        base = shard.url.rpartition("/")[2]
+        content = shard.sha256 if shard.sha256 is not None else shard.filesize
+        digest.update(json.dumps([base, shard.nsamples, content]).encode())
+    return digest.hexdigest()
+
+
+def _parse(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise ManifestError(f"{name}: not JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("wids_version") != 1:
+        raise ManifestError(f"{name}: not a shard index: wids_version 1 was expected")
+    version = document.get("format_version", FORMAT_VERSION)
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ManifestError(
+            f"{name}: format version {version} is newer than this program reads "
+            f"({FORMAT_VERSION}): upgrade it with pip install --upgrade clavier"
+        )
+    return document
+
+
+def _shard(entry: Mapping[str, Any]) -> ShardInfo:
+    size, digest = entry.get("filesize"), entry.get("sha256")
+    nsamples = int(entry["nsamples"])
+    if nsamples < 0 or (size is not None and int(size) < 0):
+        raise ValueError(f"negative size of {entry['url']!r}")
+    return ShardInfo(
+        str(entry["url"]),
+        nsamples,
+        None if size is None else int(size),
+        None if digest is None else str(digest),
+    )
+
+
+def _require_inside(url: str, name: str) -> None:
+    """Shards lie in the manifest's folder: a manifest must not make a reader open other places."""
+    if "://" in url or url.startswith(("/", "\\", "~")) or ".." in url.split("/") or "::" in url:
+        raise ManifestError(f"{name}: shard {url!r} lies outside the dataset's folder")

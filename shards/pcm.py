@@ -1,0 +1,23 @@
+"""16-bit audio: what float samples become in a shard, and how channels become one."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+INT16_SCALE = 32768.0
+
+
+def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
+    """float32 in [-1, 1) as int16: rounded and clipped, never dithered or normalised."""
+    scaled = np.clip(np.rint(samples * np.float32(INT16_SCALE)), -32768, 32767)
+    rounded: NDArray[np.int16] = scaled.astype(np.int16)
+    return rounded
+
+
+def mix_down(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, channels) to (n,) mono, the mean of the channels."""
+    if frames.shape[1] == 1:
+        return frames[:, 0]
+    total = frames[:, 0] + frames[:, 1]  # many times as fast as mean(axis=1)
+    for channel in range(2, frames.shape[1]):
+        total += frames[:, channel]
+    return total * np.float32(1 / frames.shape[1])
