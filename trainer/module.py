@@ -1,0 +1,149 @@
+"""What Lightning trains: a rating model, its loss, its figures and its optimiser."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from trainer.losses import masked_mae, masked_mse
+from trainer.models import Batch, Mode, RatingModel, Size, Statistics
+from trainer.schedule import warmup_cosine
+from trainer.scores import Scores
+
+
+class Rater(LightningModule):
+    """Trains a rating model and logs how it compares with rating all at the training mean."""
+
+    def __init__(
+        self,
+        *,
+        mode: Mode = "fusion",
+        statistics: Statistics,
+        sample_rate: int = 24000,
+        dim: int = 96,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.1,
+        n_mels: int = 64,
+        n_fft: int = 1024,
+        hop_length: int = 480,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.05,
+        warmup_fraction: float = 0.05,
+    ) -> None:
+        """Build the model; all of it is plain values, which a checkpoint carries.
+
+        Args:
+            mode: what the model listens to: audio, midi, or fusion of both.
+            statistics: mean and std by label name, from the training split's manifest.
+            sample_rate: Hz of the audio, as the data section says.
+            dim: width of the encoders, a multiple of heads.
+            layers: transformer layers of each encoder.
+            heads: attention heads.
+            dropout: share of activations dropped in training.
+            n_mels: mel bands.
+            n_fft: window of the spectrogram, samples.
+            hop_length: step of the spectrogram, samples; the encoder's is eight times that.
+            learning_rate: AdamW's, at the end of the warm-up.
+            weight_decay: of matrices; vectors (biases, norms) have none.
+            warmup_fraction: share of all steps in which the rate rises, in [0, 1].
+        """
+        super().__init__()
+        if not 0.0 <= warmup_fraction <= 1.0:
+            raise ValueError(f"model.warmup_fraction must be in [0, 1], got {warmup_fraction}")
+        if dim < 1 or heads < 1 or dim % heads:
+            raise ValueError(f"model.dim must be a multiple of model.heads, got {dim} and {heads}")
+        self.save_hyperparameters()
+        size = Size(
+            dim=dim,
+            layers=layers,
+            heads=heads,
+            dropout=dropout,
+            n_mels=n_mels,
+            n_fft=n_fft,
+            hop_length=hop_length,
+        )
+        self.model = RatingModel(mode, statistics=statistics, sample_rate=sample_rate, size=size)
+        self.scores = Scores(statistics)
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_fraction = warmup_fraction
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return (B, D) ratings in the labels' units."""
+        ratings: Tensor = self.model(batch)
+        return ratings
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss, in squared standard deviations of the labels."""
+        ratings = self.model.normalised(batch)
+        target = self.model.scale.normalise(batch["labels"])
+        loss = masked_mse(ratings, target, weight=batch["weight"])
+        mae = masked_mae(self.model.scale.restore(ratings), batch["labels"])
+        rows = len(target)
+        self.log("train/step_loss", loss, prog_bar=True, batch_size=rows)
+        for name, value in (("train/loss", loss), ("train/mae", mae)):
+            self.log(
+                name, value.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=rows
+            )
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another mode's or other labels' weights by name, before torch does by shape.
+
+        Raises:
+            ValueError: the checkpoint is not of this mode or not of these dimensions.
+        """
+        theirs, ours = checkpoint["hyper_parameters"], self.hparams
+        if theirs["mode"] != ours["mode"]:
+            raise ValueError(f"the checkpoint was trained with --mode {theirs['mode']}")
+        if list(theirs["statistics"]) != list(ours["statistics"]):
+            names = ", ".join(theirs["statistics"])
+            raise ValueError(f"the checkpoint rates other dimensions: {names}")
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW, and a schedule that ends with the last step of the run."""
+        optimizer = self._optimizer()
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = round(total * self.warmup_fraction)
+        schedule = LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, warmup_steps=warmup, total_steps=total)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _optimizer(self) -> Optimizer:
+        matrices = [p for p in self.parameters() if p.ndim > 1]
+        vectors = [p for p in self.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": self.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return AdamW(groups, lr=self.learning_rate)
+
+    def _score(self, batch: Batch) -> None:
+        target = self.model.scale.normalise(batch["labels"])
+        self.scores.update(self.model.normalised(batch), target, weight=batch["weight"])
+
+    def _log_scores(self, stage: str) -> None:
+        figures = {f"{stage}/{name}": v.float() for name, v in self.scores.compute().items()}
+        self.scores.reset()
+        # Equal on all ranks already; the mean over ranks only says so to Lightning.
+        self.log_dict(figures, sync_dist=True)
