@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
-from loader.order import Shuffle
+from loader.order import Order, Shuffle
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Settings:
         for name, low in (("batch_size", 1), ("num_workers", 0), ("prefetch", 1)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        Order(np.ones(1, dtype=np.int64), seed=self.seed, shuffle=self.shuffle)  # checks both
         if self.on_error not in ("raise", "skip"):
             raise ValueError(f'on_error must be "raise" or "skip", got {self.on_error!r}')
         if not 0 <= self.max_error_rate <= 1:

@@ -1,0 +1,623 @@
+"""loader.make_pipeline: the contract's batch, epochs, states and options, on a small dataset."""
+
+import gc
+import json
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import corpus
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loader import make_pipeline
+from shards.errors import DataError, DecodeError, ManifestError, StateError
+
+RATE = corpus.SAMPLE_RATE
+SMALL = {"sample_rate": RATE, "clip_seconds": 1.0, "max_notes": 4, "batch_size": 8}
+
+
+def open_pipe(dataset: Path, **options):
+    return make_pipeline(dataset, **{**SMALL, "num_workers": 2, **options})
+
+
+def keys_of(batches) -> list[str]:
+    return [key for batch in batches for key in batch["__key__"] if key]
+
+
+def same(one: dict, other: dict) -> bool:
+    assert one.keys() == other.keys()
+    return all(
+        torch.equal(torch.nan_to_num(value, nan=-9), torch.nan_to_num(other[name], nan=-9))
+        if isinstance(value, torch.Tensor)
+        else value == other[name]
+        for name, value in one.items()
+    )
+
+
+def test_a_batch_is_as_the_contract_says(dataset):
+    with open_pipe(dataset, fields=("audio", "midi", "labels", "json")) as pipe:
+        batch = next(iter(pipe))
+    shapes = {n: (tuple(v.shape), v.dtype) for n, v in batch.items() if torch.is_tensor(v)}
+    assert shapes == {
+        "audio": ((8, RATE), torch.float32),
+        "audio_frames": ((8,), torch.int64),
+        "midi": ((8, 4, 8), torch.int64),
+        "midi_notes": ((8,), torch.int64),
+        "labels": ((8, 2), torch.float32),
+        "weight": ((8,), torch.float32),
+    }
+    assert len(batch["__key__"]) == len(batch["json"]) == 8
+    assert batch["json"][0]["audio_path"].startswith("audio/")
+    assert batch["audio"].abs().max() <= 1
+    assert batch["weight"].tolist() == [1] * 8
+
+
+def test_what_is_delivered_is_what_was_packed(dataset, tmp_path):
+    """Audio equal to the bit through both decoders' route, labels NaN where null."""
+    import soundfile
+
+    corpus_folder = dataset.parent
+    with open_pipe(dataset, fields=("audio", "labels", "json")) as pipe:
+        for batch in pipe:
+            for row, record in enumerate(batch["json"]):
+                source, _ = soundfile.read(corpus_folder / record["audio_path"], dtype="float32")
+                assert np.array_equal(batch["audio"][row].numpy(), source)
+                rank, odd = batch["labels"][row].tolist()
+                assert rank == pytest.approx(record["number"] / 50)
+                missing = record["number"] % 4 == 3
+                assert np.isnan(odd) if missing else odd == record["number"] % 2
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    world_size=st.sampled_from([1, 2, 3, 7]),
+    batch_size=st.sampled_from([1, 16, 33]),
+    shuffle=st.sampled_from([0, 100, "full"]),
+    workers=st.sampled_from([0, 2]),
+)
+def test_every_sample_once_an_epoch_over_all_ranks(
+    dataset, world_size, batch_size, shuffle, workers
+):
+    came, lengths = [], set()
+    for rank in range(world_size):
+        with open_pipe(
+            dataset,
+            fields=("labels",),
+            rank=rank,
+            world_size=world_size,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            num_workers=workers,
+            drop_last=False,
+        ) as pipe:
+            batches = list(pipe)
+            lengths |= {len(batches), len(pipe)}
+            came += keys_of(batches)
+            weights = sum(batch["weight"].sum().item() for batch in batches)
+            assert weights == len(keys_of(batches))
+    assert len(came) == len(set(came)) == 50
+    assert len(lengths) == 1
+
+
+def test_the_order_does_not_depend_on_the_number_of_workers(dataset):
+    orders = []
+    for workers in (0, 1, 3):
+        with open_pipe(dataset, num_workers=workers, fields=("labels",)) as pipe:
+            orders.append(keys_of(pipe))
+    assert orders[0] == orders[1] == orders[2]
+
+
+def test_epochs_differ_and_come_again(dataset):
+    with open_pipe(dataset, fields=("labels",)) as pipe:
+        first, second = keys_of(pipe), keys_of(pipe)
+        pipe.set_epoch(0)
+        again = keys_of(pipe)
+    assert first == again != second
+
+
+def test_drop_last_leaves_out_other_samples_each_epoch(dataset):
+    with open_pipe(dataset, fields=("labels",), batch_size=16) as pipe:
+        assert len(pipe) == 3
+        left_out = [frozenset(keys_of(pipe)) for _ in range(3)]
+    assert {len(kept) for kept in left_out} == {48}
+    assert len(set(left_out)) > 1
+
+
+def test_padding_is_marked_and_blank(dataset):
+    with open_pipe(dataset, batch_size=16, drop_last=False) as pipe:
+        last = list(pipe)[-1]
+    assert last["weight"].tolist() == [1, 1] + [0] * 14
+    assert last["__key__"][2:] == [""] * 14
+    assert not last["audio"][2:].any()
+    assert not last["midi"][2:].any()
+    assert not last["audio_frames"][2:].any()
+    assert last["labels"][2:].isnan().all()
+
+
+def test_an_epoch_without_a_batch_is_refused(dataset):
+    with open_pipe(dataset, batch_size=64) as pipe, pytest.raises(ValueError, match=r"64.*1.*50"):
+        len(pipe)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    taken=st.integers(0, 6),
+    shuffle=st.sampled_from([0, 20, "full"]),
+    world_size=st.sampled_from([1, 2, 3]),
+    batch_size=st.sampled_from([1, 5, 8]),
+    workers=st.sampled_from([0, 2]),
+)
+def test_a_resumed_epoch_has_the_rest_once(
+    dataset, taken, shuffle, world_size, batch_size, workers
+):
+    """Also with another world, batch size and number of workers."""
+    with open_pipe(dataset, fields=("labels",), shuffle=shuffle, drop_last=False) as pipe:
+        batches = iter(pipe)
+        before = keys_of(next(batches) for _ in range(taken))
+        state = json.loads(json.dumps(pipe.state_dict()))
+    after = []
+    for rank in range(world_size):
+        with open_pipe(
+            dataset,
+            fields=("labels",),
+            shuffle=shuffle,
+            drop_last=False,
+            rank=rank,
+            world_size=world_size,
+            batch_size=batch_size,
+            num_workers=workers,
+        ) as pipe:
+            pipe.load_state_dict(state)
+            after += keys_of(pipe)
+    assert len(before) + len(after) == 50
+    assert len({*before, *after}) == 50
+
+
+def test_a_state_goes_on_with_the_very_next_batch(dataset):
+    """Prefetched batches do not count: only what was delivered."""
+    with open_pipe(dataset, crop="random", clip_seconds=0.5) as pipe:
+        batches = iter(pipe)
+        next(batches)
+        state = pipe.state_dict()
+        expected = [next(batches), next(batches)]
+        with open_pipe(dataset, crop="random", clip_seconds=0.5, num_workers=0) as other:
+            other.load_state_dict(state)
+            resumed = iter(other)
+            assert all(same(next(resumed), batch) for batch in expected)
+            assert other.state_dict() == pipe.state_dict()
+
+
+def test_a_state_after_the_last_batch_is_the_next_epoch(dataset):
+    with open_pipe(dataset, fields=("labels",)) as pipe:
+        batches = iter(pipe)
+        for _ in range(len(pipe)):
+            next(batches)
+        state = pipe.state_dict()
+        assert (state["epoch"], state["position"]) == (1, 0)
+        expected = keys_of(pipe)
+    with open_pipe(dataset, fields=("labels",)) as pipe:
+        pipe.load_state_dict(state)
+        assert keys_of(pipe) == expected
+
+
+def test_a_state_before_any_iteration_is_valid(dataset):
+    with open_pipe(dataset, fields=("labels",)) as pipe, open_pipe(dataset) as other:
+        state = pipe.state_dict()
+        assert (state["epoch"], state["position"]) == (0, 0)
+        other.load_state_dict(state)
+        assert keys_of(other) == keys_of(pipe)
+
+
+def test_set_epoch_keeps_the_position_of_its_own_epoch(dataset):
+    with open_pipe(dataset, fields=("labels",)) as pipe:
+        whole = keys_of(pipe)
+        pipe.set_epoch(0)
+        next(iter(pipe))
+        state = pipe.state_dict()
+        pipe.load_state_dict(state)
+        pipe.set_epoch(0)
+        assert keys_of(pipe) == whole[8:]
+        pipe.load_state_dict(state)
+        pipe.set_epoch(5)
+        assert len(keys_of(pipe)) == 48
+        assert pipe.state_dict()["epoch"] == 6
+
+
+def test_a_rest_too_small_for_a_batch_is_passed_over(dataset):
+    with open_pipe(dataset, fields=("labels",), batch_size=20) as pipe:
+        next(iter(pipe))
+        state = pipe.state_dict()
+    with open_pipe(dataset, fields=("labels",), batch_size=40) as pipe:
+        pipe.load_state_dict(state)
+        assert len(keys_of(pipe)) == 40
+        assert pipe.state_dict()["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"shuffle": 7}, {"subset": 20}], ids=lambda other: next(iter(other))
+)
+def test_a_state_of_another_order_is_refused_with_both_values(dataset, other):
+    with open_pipe(dataset) as pipe, open_pipe(dataset, **other) as changed:
+        (name, value), state = next(iter(other.items())), pipe.state_dict()
+        with pytest.raises(StateError, match=rf"{name}={state[name]!r}.*{name}={value!r}"):
+            changed.load_state_dict(state)
+
+
+def test_a_state_of_another_dataset_is_refused(dataset, tmp_path):
+    other = corpus.make_dataset(tmp_path, samples=20)
+    with open_pipe(dataset) as pipe, open_pipe(other) as changed:
+        with pytest.raises(StateError, match="fingerprint"):
+            changed.load_state_dict(pipe.state_dict())
+
+
+def test_held_batches_stay_intact(dataset):
+    """Buffers are used again only when nothing refers to them any more."""
+    with open_pipe(dataset, prefetch=2) as pipe:
+        held = list(pipe)
+        views = [batch["audio"][:, 10:20].numpy() for batch in held]
+        del held[1::2]
+        gc.collect()
+        for _ in range(3):
+            for _ in pipe:
+                pass
+        pipe.set_epoch(0)
+        for number, batch in enumerate(pipe):
+            assert np.array_equal(views[number], batch["audio"][:, 10:20].numpy())
+            if number % 2 == 0:
+                assert same(held[number // 2], batch)
+
+
+def test_buffers_are_used_again(dataset):
+    with open_pipe(dataset, num_workers=0) as pipe:
+        seen = {batch["audio"].data_ptr() for _ in range(4) for batch in pipe}
+    assert len(seen) <= 3
+
+
+def test_a_new_iterator_ends_the_old_one(dataset):
+    with open_pipe(dataset) as pipe:
+        old = iter(pipe)
+        next(old)
+        new = iter(pipe)
+        with pytest.raises(RuntimeError, match="newer"):
+            next(old)
+        assert len(list(new)) == len(pipe)
+
+
+def test_closing_ends_all_threads(dataset):
+    before = threading.active_count()
+    pipe = open_pipe(dataset)
+    next(iter(pipe))
+    pipe.close()
+    assert threading.active_count() == before
+    with pytest.raises(RuntimeError, match="closed"):
+        iter(pipe)
+
+
+def test_a_forgotten_pipeline_ends_its_threads(dataset):
+    before = threading.active_count()
+    pipe = open_pipe(dataset)
+    next(iter(pipe))
+    del pipe
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        gc.collect()  # batches in the threads' hands keep the pipeline until they are done
+        time.sleep(0.02)
+    assert threading.active_count() == before
+
+
+def test_fields_that_were_not_asked_for_are_not_in_the_batch(dataset):
+    with open_pipe(dataset, fields=("midi",)) as pipe:
+        batch = next(iter(pipe))
+        assert set(batch) == {"midi", "midi_notes", "weight", "__key__"}
+        assert pipe.stats()["time_s"]["audio"] == 0
+
+
+def test_a_field_that_the_dataset_lacks_is_refused(tmp_path):
+    dataset = corpus.make_dataset(tmp_path, samples=4, audio=False)
+    with open_pipe(dataset, batch_size=2) as pipe:
+        assert set(next(iter(pipe))) == {"midi", "midi_notes", "labels", "weight", "__key__"}
+    with pytest.raises(ValueError, match="no 'audio'"):
+        open_pipe(dataset, fields=("audio",))
+
+
+def test_dimensions_choose_and_order_the_labels(dataset):
+    with (
+        open_pipe(dataset, shuffle=0) as pipe,
+        open_pipe(dataset, shuffle=0, dimensions=["odd", "rank"]) as turned,
+    ):
+        one, other = next(iter(pipe)), next(iter(turned))
+    assert torch.equal(one["labels"].nan_to_num(-1), other["labels"].nan_to_num(-1).flip(1))
+    with pytest.raises(ValueError, match=r"no label 'even'.*rank.*odd"):
+        open_pipe(dataset, dimensions=["even"])
+
+
+def test_labels_replace_and_add(dataset, tmp_path):
+    with open_pipe(dataset, shuffle=0) as pipe:
+        batch = next(iter(pipe))
+    key, before = batch["__key__"][0], batch["labels"]
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text(json.dumps({"key": key, "labels": {"rank": 7, "new": 3}}) + "\n")
+    with open_pipe(dataset, shuffle=0, labels=labels) as pipe:
+        after = next(iter(pipe))["labels"]
+    assert after[0].tolist()[::2] == [7, 3]
+    assert torch.equal(after[1:, :2].nan_to_num(-1), before[1:].nan_to_num(-1))
+    assert after[1:, 2].isnan().all()
+
+
+def test_int16_audio_is_float32_audio_unscaled(dataset):
+    with (
+        open_pipe(dataset, shuffle=0) as pipe,
+        open_pipe(dataset, shuffle=0, audio_dtype="int16") as raw,
+    ):
+        one, other = next(iter(pipe))["audio"], next(iter(raw))["audio"]
+    assert other.dtype == torch.int16
+    assert torch.equal(one, other.float() / 32768)
+
+
+@pytest.mark.parametrize("crop", ["start", "center", "random"])
+def test_a_window_is_cut_out_of_audio_and_midi_alike(dataset, crop):
+    options = {"shuffle": 0, "midi": "notes", "max_notes": 8}
+    with open_pipe(dataset, **options) as pipe:
+        whole = next(iter(pipe))
+    with open_pipe(dataset, **options, clip_seconds=0.5, crop=crop) as pipe:
+        part = next(iter(pipe))
+        again = pipe[part["__key__"][2]]
+    starts = set()
+    for row in range(8):
+        wide, narrow = whole["audio"][row], part["audio"][row]
+        start = next(
+            s for s in range(RATE // 2 + 1) if torch.equal(wide[s : s + RATE // 2], narrow)
+        )
+        starts.add(start)
+        expected = [
+            note[0] - start / RATE
+            for note in whole["midi"][row, : whole["midi_notes"][row]].tolist()
+            if note[0] + note[1] > start / RATE and note[0] < start / RATE + 0.5
+        ]
+        found = part["midi"][row, : part["midi_notes"][row], 0].tolist()
+        assert found == pytest.approx([max(0, onset) for onset in expected], abs=1e-5)
+    assert starts == {0} if crop == "start" else starts == {RATE // 4} or crop == "random"
+    assert len(starts) > 1 or crop != "random"
+    assert torch.equal(again["audio"], part["audio"][2])
+
+
+def test_random_windows_change_with_the_epoch_alone(dataset):
+    with open_pipe(dataset, crop="random", clip_seconds=0.5, shuffle=0) as pipe:
+        first, second = next(iter(pipe)), next(iter(pipe))
+        pipe.set_epoch(0)
+        again = next(iter(pipe))
+    assert torch.equal(first["audio"], again["audio"])
+    assert not torch.equal(first["audio"], second["audio"])
+
+
+def test_whole_samples_are_padded_to_the_longest(tmp_path):
+    path = corpus.write_annotations(tmp_path, samples=4)
+    corpus.write_sound(tmp_path / "audio/0002.wav", seconds=1.5)
+    from packer.build import Options, build
+
+    build(path, str(tmp_path / "s"), options=Options(sample_rate=RATE), workers=0, progress=False)
+    with open_pipe(tmp_path / "s", clip_seconds=None, batch_size=4, shuffle=0) as pipe:
+        batch = next(iter(pipe))
+    assert batch["audio"].shape == (4, RATE * 3 // 2)
+    assert sorted(batch["audio_frames"].tolist()) == [RATE] * 3 + [RATE * 3 // 2]
+    short = batch["audio_frames"].argmin()
+    assert not batch["audio"][short, RATE:].any()
+
+
+def test_audio_is_resampled_to_the_rate_asked_for(dataset):
+    with open_pipe(dataset, sample_rate=RATE * 2, shuffle=0) as pipe:
+        batch = next(iter(pipe))
+    assert batch["audio"].shape[1] == RATE * 2
+    assert (batch["audio_frames"] == RATE * 2).all()
+
+
+def test_a_transform_changes_in_place_and_adds(dataset):
+    def transform(sample):
+        sample["audio"] *= 0
+        sample["draw"] = sample["rng"].random(3)
+        sample["labels"] = sample["labels"] + 1
+        return sample
+
+    with (
+        open_pipe(dataset, shuffle=0) as pipe,
+        open_pipe(dataset, shuffle=0, transform=transform) as changed,
+    ):
+        plain, one = next(iter(pipe)), next(iter(changed))
+        changed.set_epoch(0)
+        again, later = next(iter(changed)), next(iter(changed))
+    assert not one["audio"].any()
+    assert torch.equal(one["labels"].nan_to_num(-9), (plain["labels"] + 1).nan_to_num(-9))
+    assert one["draw"].shape == (8, 3)
+    assert torch.equal(one["draw"], again["draw"])
+    assert not torch.equal(one["draw"], later["draw"])
+    assert len(set(one["draw"][:, 0].tolist())) == 8
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [lambda sample: None, lambda sample: {**sample, "audio": sample["audio"][:5]}],
+    ids=["none", "shape"],
+)
+def test_a_transform_that_breaks_the_batch_is_named_with_the_key(dataset, transform):
+    with open_pipe(dataset, shuffle=0, transform=transform) as pipe:
+        with pytest.raises(ValueError, match=r"sample 'audio-.*transform"):
+            next(iter(pipe))
+
+
+def test_an_error_of_the_transform_arrives_as_it_is(dataset):
+    def transform(sample):
+        raise ZeroDivisionError(sample["__key__"])
+
+    with open_pipe(dataset, transform=transform) as pipe, pytest.raises(ZeroDivisionError):
+        next(iter(pipe))
+
+
+def test_subsets_lie_inside_each_other(dataset):
+    found = []
+    for size in (1, 7, 23, 50):
+        with open_pipe(dataset, subset=size, batch_size=1, fields=("labels",)) as pipe:
+            found.append(set(keys_of(pipe)))
+            assert len(found[-1]) == size
+    assert found[0] < found[1] < found[2] < found[3]
+    with pytest.raises(ValueError, match="51"):
+        open_pipe(dataset, subset=51)
+
+
+def test_a_list_is_read_end_to_end(dataset, tmp_path):
+    other = corpus.make_dataset(tmp_path, samples=6)
+    with open_pipe([dataset, other], shuffle=0, drop_last=False, fields=("json",)) as pipe:
+        numbers = [r["number"] for batch in pipe for r in batch["json"] if r]
+    assert len(numbers) == 56
+
+
+def test_a_mixture_tells_the_source(dataset, tmp_path):
+    other = corpus.make_dataset(tmp_path, samples=10)
+    with open_pipe({str(dataset): 3, str(other): 1}, fields=("labels",)) as pipe:
+        sources = torch.cat([batch["source"] for batch in pipe])
+        key = next(iter(pipe))["__key__"][0]
+        assert len(sources) == 56
+        assert (sources == 1).sum().item() == pytest.approx(14, abs=1)
+        with pytest.raises(KeyError, match="source"):
+            pipe[key]
+
+
+def test_a_key_gives_its_sample(dataset):
+    with open_pipe(dataset, shuffle=0) as pipe:
+        batch = list(pipe)[3]
+        sample = pipe[batch["__key__"][5]]
+        assert torch.equal(sample["audio"], batch["audio"][5])
+        assert torch.equal(sample["midi"], batch["midi"][5])
+        with pytest.raises(KeyError, match="nobody"):
+            pipe["nobody"]
+
+
+def test_stats_count_what_was_delivered(dataset):
+    with open_pipe(dataset) as pipe:
+        for _ in pipe:
+            pass
+        stats = pipe.stats()
+    assert (stats["samples"], stats["batches"], stats["skipped"]) == (48, 6, 0)
+    assert stats["samples_per_s"] > 0
+    assert set(stats["time_s"]) == {"fetch", "read", "audio", "midi", "batch"}
+    assert stats["time_s"]["audio"] > 0
+
+
+def test_webdataset_stages_go_on_from_a_pipeline(dataset):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of its own imports
+        wds = pytest.importorskip("webdataset")
+    with open_pipe(dataset, fields=("labels",)) as pipe:
+        counts = list(wds.DataPipeline(pipe, wds.map(lambda batch: len(batch["__key__"]))))
+    assert counts == [8] * 6
+
+
+def test_a_torch_dataloader_takes_it_without_workers(dataset):
+    with open_pipe(dataset, fields=("labels",)) as pipe:
+        loader = torch.utils.data.DataLoader(pipe, num_workers=0, batch_size=None)
+        assert len(list(loader)) == 6
+
+
+def test_dataloader_workers_are_refused(dataset):
+    with open_pipe(dataset, fields=("labels",)) as pipe:
+        loader = torch.utils.data.DataLoader(pipe, num_workers=1, batch_size=None)
+        with pytest.raises(RuntimeError, match="num_workers=0, batch_size=None"):
+            next(iter(loader))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"num_workers": -1}, "num_workers"),
+        ({"prefetch": 0}, "prefetch"),
+        ({"crop": "end"}, "crop"),
+        ({"midi": "piano roll"}, "midi"),
+        ({"audio_dtype": "float64"}, "audio_dtype"),
+        ({"sample_rate": 0}, "sample_rate"),
+        ({"clip_seconds": 0}, "clip_seconds"),
+        ({"max_notes": 0}, "max_notes"),
+        ({"on_error": "ignore"}, "on_error"),
+        ({"max_error_rate": 2}, "max_error_rate"),
+        ({"shuffle": "all"}, "shuffle"),
+        ({"seed": -1}, "seed"),
+        ({"cache": "warm"}, "cache"),
+        ({"fields": ("sound",)}, "sound"),
+        ({"fields": ()}, "fields"),
+        ({"subset": 0}, "subset"),
+        ({"cache_bytes": 0, "cache_mount": True}, "cache_bytes"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_arguments_are_refused_at_the_door(dataset, bad, message):
+    with pytest.raises(ValueError, match=message):
+        open_pipe(dataset, **bad)
+
+
+def test_a_folder_of_splits_names_them(tmp_path):
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ManifestError, match="train/"):
+        make_pipeline(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere"):
+        make_pipeline(tmp_path / "nowhere")
+
+
+def damage(dataset: Path, tmp_path: Path, *, flips: int) -> Path:
+    """A copy whose manifest and sizes hold, with the audio of some samples spoiled."""
+    import shutil
+
+    from shards.reader import ShardReader
+
+    copy = tmp_path / "damaged"
+    shutil.copytree(dataset, copy)
+    shard = copy / "shard-000000.tar"
+    with ShardReader(shard) as reader:
+        audio = [m for r in range(flips) for m in reader.members(r) if m.extension == "flac"]
+    data = bytearray(shard.read_bytes())
+    for member in audio:
+        middle = member.start + member.size // 2
+        data[middle : middle + 64] = bytes(64)
+    shard.write_bytes(bytes(data))
+    return copy
+
+
+def test_damaged_audio_is_named(dataset, tmp_path):
+    copy = damage(dataset, tmp_path, flips=1)
+    with open_pipe(copy, shuffle=0) as pipe:
+        with pytest.raises(
+            DecodeError, match=r"shard-000000.tar: sample 'audio-.*miniaudio.*sound"
+        ):
+            list(pipe)
+
+
+def test_skipped_samples_keep_their_place_and_are_listed(dataset, tmp_path):
+    copy = damage(dataset, tmp_path, flips=2)
+    options = {"shuffle": 0, "on_error": "skip", "max_error_rate": 0.1, "cache_dir": tmp_path / "c"}
+    with open_pipe(copy, **options) as pipe, open_pipe(dataset, shuffle=0) as whole:
+        batch, good = next(iter(pipe)), next(iter(whole))
+        assert pipe.stats()["skipped"] == 2
+    assert batch["__key__"] == good["__key__"]
+    assert batch["weight"].tolist() == [0, 0] + [1] * 6
+    assert not batch["audio"][:2].any()
+    assert batch["labels"][:2].isnan().all()
+    assert torch.equal(batch["audio"][2:], good["audio"][2:])
+    listed = [json.loads(line) for line in (tmp_path / "c/errors.jsonl").read_text().splitlines()]
+    assert [entry["key"] for entry in listed] == good["__key__"][:2]
+
+
+def test_too_many_skipped_samples_are_an_error(dataset, tmp_path):
+    copy = damage(dataset, tmp_path, flips=3)
+    with open_pipe(copy, shuffle=0, on_error="skip", cache_dir=tmp_path / "c") as pipe:
+        with pytest.raises(DecodeError, match=r"max_error_rate=0\.01"):
+            list(pipe)
