@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loader.mounts import file_system, is_local
+from loader.transfer import part_path
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,13 @@ class ShardCache:
         self.limit_bytes = _default_limit(folder) if limit_bytes is None else limit_bytes
 
     def acquire(
-        self, name: str, fetch: Callable[[Path], None], *, need_bytes: int, stop: threading.Event
+        self,
+        name: str,
+        fetch: Callable[[Path], None],
+        *,
+        need_bytes: int,
+        stop: threading.Event,
+        relieve: Callable[[], None] = lambda: None,
     ) -> tuple[Pin, bool]:
         """The file ``name``, fetched if it is not there, and whether it was there already.
 
@@ -67,6 +74,7 @@ class ShardCache:
             fetch: makes the file at the path given, by rename.
             need_bytes: room to make before fetching.
             stop: ends a wait for another process; then InterruptedError is raised.
+            relieve: called when there is no room, to release pins that can be spared.
         """
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,24 +87,43 @@ class ShardCache:
             with _exclusive(path, stop):
                 if not path.exists():
                     hit = False
-                    self._make_room(need_bytes)
+                    with _exclusive(self.folder / "room", stop):
+                        self._make_room(need_bytes, relieve)
+                        part_path(path, need_bytes).touch()  # takes the room it will need
                     fetch(path)
 
-    def _make_room(self, need_bytes: int) -> None:
+    def keep(self, name: str, data: bytes) -> None:
+        """Make a small file, by rename, unless it is there; it does not count to the limit."""
+        path = self.folder / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}.{os.getpid()}")
+            draft.write_bytes(data)
+            os.replace(draft, path)
+
+    def _make_room(self, need_bytes: int, relieve: Callable[[], None]) -> None:
         """Evict files, the least recently used first and none in use, until there is room."""
-        files = sorted(_files(self.folder), key=lambda file: file[1].st_mtime)
-        excess = sum(status.st_size for _, status in files) + need_bytes - self.limit_bytes
-        for path, status in files:
-            if excess <= 0:
-                return
-            if _evict(path):
-                excess -= status.st_size
+        excess = self._evict(need_bytes)
+        if excess > 0:
+            relieve()
+            excess = self._evict(need_bytes)
         if excess > 0:
             log.warning(
                 "the shard cache %s outgrows its limit of %d bytes by %d: all of it is in use; "
                 "raise cache_bytes or lower shuffle",
                 *(self.folder, self.limit_bytes, excess),
             )
+
+    def _evict(self, need_bytes: int) -> int:
+        """Evict what can be evicted; bytes that are too many all the same."""
+        files = _files(self.folder)
+        excess = sum(size for _, size in files) + need_bytes - self.limit_bytes
+        for path, size in files:
+            if excess <= 0:
+                break
+            if _evict(path):
+                excess -= size
+        return excess
 
 
 def default_folder(environ: dict[str, str] | None = None) -> Path:
@@ -115,18 +142,24 @@ def default_folder(environ: dict[str, str] | None = None) -> Path:
 def _default_limit(folder: Path) -> int:
     disk = shutil.disk_usage(folder)
     reserve = max(_RESERVE_BYTES, disk.total // 10)
-    used = sum(status.st_size for _, status in _files(folder))
+    used = sum(size for _, size in _files(folder))
     return max(min(used + disk.free // 2, used + disk.free - reserve), 1)
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Cached tars and parts of them; locks, indexes and manifests are too small to count."""
-    for pattern in ("*/*.tar", "*/*.part"):
-        for path in folder.glob(pattern):
-            try:
-                yield path, path.stat()
-            except FileNotFoundError:  # evicted by another process just now
-                continue
+def _files(folder: Path) -> list[tuple[Path, int]]:
+    """Cached tars and parts of them with their bytes, the least recently used first.
+
+    A part counts as what it will be. Locks, indexes and manifests are too small to count.
+    """
+    found = []
+    for path in [*folder.glob("*/*.tar"), *folder.glob("*/*.part")]:
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # evicted by another process just now
+            continue
+        coming = int(path.name.split(".")[-2]) if path.suffix == ".part" else 0
+        found.append((status.st_mtime, path, max(status.st_size, coming)))
+    return [(path, size) for _, path, size in sorted(found)]
 
 
 def _touch(path: Path) -> bool:
@@ -139,7 +172,8 @@ def _touch(path: Path) -> bool:
 
 
 def _lock_path(path: Path) -> Path:
-    return path.with_name(f".{path.name.removesuffix('.part')}.lock")
+    name = path.name if path.suffix != ".part" else path.name.rsplit(".", 2)[0]
+    return path.with_name(f".{name}.lock")
 
 
 def _lock(path: Path, kind: int, stop: threading.Event) -> int:

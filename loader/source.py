@@ -99,6 +99,11 @@ def open_source(shards: str | Path | Sequence[str | Path], options: Options = No
     )
 
 
+def is_local_system(fs: Any) -> bool:
+    """Whether a file system's paths are this machine's own."""
+    return type(fs) is LocalFileSystem
+
+
 def take_subset(source: Source, samples: int) -> Source:
     """The first ``samples`` in a fixed order of shards: by SHA-256 of the shard's name.
 
@@ -139,17 +144,17 @@ def _from_manifest(folder: str, url: str, options: Options) -> Source:
         manifest = load_manifest(read_url(url, options), name=url)
     except IsADirectoryError as error:
         raise ManifestError(f"{url}: is a folder") from error
-    print_ = manifests.fingerprint(manifest.shards)
-    place = re.sub(r"[^A-Za-z0-9_-]", "-", manifest.name)[:40] + "-" + print_[:12]
+    identity = manifests.fingerprint(manifest.shards)
+    cache_folder = re.sub(r"[^A-Za-z0-9_-]", "-", manifest.name)[:40] + "-" + identity[:12]
     fs, path = open_url(folder, options)
     base = folder.rstrip("/")
     shards = tuple(
         Shard(
             url=f"{base}/{info.url}",
-            local=Path(path) / info.url if isinstance(fs, LocalFileSystem) else None,
+            local=Path(path) / info.url if is_local_system(fs) else None,
             rows=info.nsamples,
             info=info,
-            folder=place,
+            folder=cache_folder,
             folder_url=base,
             number=number,
         )
@@ -187,7 +192,7 @@ def _from_tars(name: str, urls: list[str], options: Options) -> Source:
         except FileNotFoundError:
             raise FetchError(f"{url}: no such shard") from None
         base = url.rpartition("/")[2]
-        local = Path(path) if isinstance(fs, LocalFileSystem) else None
+        local = Path(path) if is_local_system(fs) else None
         folder = "tars-" + sha256(f"{url.rpartition('/')[0]}".encode()).hexdigest()[:12]
         shards.append(Shard(url, local, -1, ShardInfo(base, -1, size), folder))
     return Source(name, tuple(shards), (), options or {})

@@ -130,8 +130,7 @@ class ShardStore:
     def close(self) -> None:
         """Stop, and close all shards that no thread reads just now."""
         self.stop()
-        with self._lock:
-            self._close_idle(0)
+        self._close_unused()
 
     def _enter(self, number: int) -> _Open:
         with self._lock:
@@ -177,6 +176,7 @@ class ShardStore:
                 lambda path: self._transfer(number, path),
                 need_bytes=shard.info.filesize or 0,
                 stop=self._stop,
+                relieve=self._close_unused,
             )
         self._stats.count("cache_hits", int(hit))
         return pin
@@ -231,6 +231,11 @@ class ShardStore:
             with self._lock:
                 self._coming.discard(number)
                 self._lock.notify_all()
+
+    def _close_unused(self) -> None:
+        """Close all shards that no thread reads just now, which lets the cache evict them."""
+        with self._lock:
+            self._close_idle(0)
 
     def _close_idle(self, keep: int) -> None:
         """Close the longest unused readers beyond ``keep`` that no thread uses."""

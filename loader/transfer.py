@@ -77,7 +77,7 @@ def transfer(
     Raises:
         FetchError: if it cannot be read after several attempts, or comes with other content.
     """
-    part = target.with_name(target.name + ".part")
+    part = part_path(target, size)
     fs, path = open_url(url, storage_options)
     if sha256 is None:
         part.unlink(missing_ok=True)
@@ -94,6 +94,11 @@ def transfer(
         f"{url}: its content is not what the manifest says ({found} bytes, {size} expected); "
         "find out with: python -m packer verify"
     )
+
+
+def part_path(target: Path, size: int | None) -> Path:
+    """Where a file is while it comes; the name tells its size to be, for the cache's limit."""
+    return target.with_name(f"{target.name}.{size or 0}.part")
 
 
 def retry(action: Callable[[], Any], url: str) -> Any:

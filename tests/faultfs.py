@@ -1,0 +1,85 @@
+"""An fsspec filesystem over a local folder that counts reads and fails as it is told."""
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import ClassVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+class FaultFileSystem(LocalFileSystem):
+    """``fault:///path``: local files that do not count as local.
+
+    ``break_after`` holds, by file name, how many bytes a read gives before it fails once;
+    ``spoil`` the names whose next read has a flipped bit. ``reads`` counts bytes by name.
+    """
+
+    protocol = "fault"
+    cachable = False
+    opened: ClassVar[Counter[str]] = Counter()
+    reads: ClassVar[Counter[str]] = Counter()
+    break_after: ClassVar[dict[str, int]] = {}
+    spoil: ClassVar[set[str]] = set()
+    delay_s: ClassVar[float] = 0.0
+    log: ClassVar[list[str]] = []
+    lock = threading.Lock()
+
+    @classmethod
+    def reset(cls) -> None:
+        for state in (cls.opened, cls.reads, cls.break_after, cls.spoil, cls.log):
+            state.clear()
+        cls.delay_s = 0.0
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return LocalFileSystem._strip_protocol(str(path).removeprefix("fault://"))
+
+    def unstrip_protocol(self, name):
+        return f"fault://{name}"
+
+    def open(self, path, mode="rb", **options):
+        name = Path(path).name
+        with self.lock:
+            type(self).opened[name] += 1
+            type(self).log.append(name)
+        return _FaultFile(Path(self._strip_protocol(path)), type(self))
+
+    def cat_file(self, path, start=None, end=None, **options):
+        data = Path(self._strip_protocol(path)).read_bytes()
+        return data[start:end]
+
+
+class _FaultFile:
+    def __init__(self, path: Path, control: type[FaultFileSystem]) -> None:
+        self._file, self._name, self._control = path.open("rb"), path.name, control
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self._file.close()
+
+    def seek(self, offset: int) -> None:
+        self._file.seek(offset)
+
+    def read(self, size: int) -> bytes:
+        control = self._control
+        time.sleep(control.delay_s)
+        limit = control.break_after.get(self._name)
+        if limit is not None:
+            size = min(size, limit - self._file.tell())
+            if size <= 0:
+                del control.break_after[self._name]
+                raise OSError(5, "Input/output error")
+        data = self._file.read(size)
+        control.reads[self._name] += len(data)
+        if data and self._name in control.spoil:
+            control.spoil.discard(self._name)
+            data = bytes([data[0] ^ 1]) + data[1:]
+        return data
+
+
+fsspec.register_implementation("fault", FaultFileSystem, clobber=True)

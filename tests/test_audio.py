@@ -1,0 +1,174 @@
+"""loader.audio: windows of any format, equal to libsndfile's, and damage that is never silent."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import soundfile
+
+from loader.audio import decode_window, duration_s, npy_view
+from shards.errors import DecodeError
+
+RATE = 8000
+
+
+def sound(seconds: float = 1.0, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """(frames, channels) float32: a chord, so that lossy codecs have something to keep."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    tones = [np.sin(2 * np.pi * f * time) for f in (220 + 30 * seed, 331, 440)]
+    mono = 0.2 * sum(tones)
+    return np.stack([mono * (1 - 0.5 * c) for c in range(channels)], axis=1).astype(np.float32)
+
+
+def encode(samples: np.ndarray, extension: str, *, rate: int = RATE, subtype: str | None = None):
+    target = BytesIO()
+    container, default = {
+        "flac": ("FLAC", "PCM_16"),
+        "wav": ("WAV", "PCM_16"),
+        "mp3": ("MP3", None),
+        "ogg": ("OGG", "VORBIS"),
+        "opus": ("OGG", "OPUS"),
+    }[extension]
+    soundfile.write(target, samples, rate, format=container, subtype=subtype or default)
+    return target.getvalue()
+
+
+def decode(data, extension, frames=RATE, *, rate=RATE, dtype=np.float32, **options):
+    row = np.full(frames, 7, dtype=dtype)
+    count = decode_window(data, extension, row, sample_rate=rate, **options)
+    return row, count
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+@pytest.mark.parametrize("extension", ["flac", "wav"])
+def test_lossless_audio_is_that_of_libsndfile_to_the_bit(extension, subtype):
+    data = encode(sound(), extension, subtype=subtype)
+    expected, _ = soundfile.read(BytesIO(data), dtype="float32")
+    row, count = decode(data, extension)
+    assert count == RATE
+    assert np.array_equal(row, expected)
+
+
+@pytest.mark.parametrize("extension", ["flac", "wav"])
+def test_int16_rows_are_the_stored_samples(extension):
+    data = encode(sound(), extension)
+    expected, _ = soundfile.read(BytesIO(data), dtype="int16")
+    row, _ = decode(data, extension, dtype=np.int16)
+    assert np.array_equal(row, expected)
+
+
+@pytest.mark.parametrize("extension", ["mp3", "ogg", "opus"])
+def test_lossy_audio_is_close_to_its_source(extension):
+    seconds, rate = 3.0, 24000
+    time = np.arange(round(seconds * rate)) / rate
+    source = (0.3 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+    row, count = decode(encode(source, extension, rate=rate), extension, len(source), rate=rate)
+    assert count >= 0.95 * len(source)
+    middle = slice(rate, 2 * rate)
+    spectrum = np.abs(np.fft.rfft(row[middle]))
+    assert np.argmax(spectrum) == 440
+    assert row[middle].std() == pytest.approx(source[middle].std(), rel=0.05)
+
+
+@pytest.mark.parametrize("extension", ["flac", "wav", "mp3"])
+@pytest.mark.parametrize("start", [1, 777, 4000])
+def test_a_window_is_the_same_part_of_the_whole(extension, start):
+    data = encode(sound(2.0), extension)
+    whole, _ = decode(data, extension, 2 * RATE)
+    row, count = decode(data, extension, 1000, start=start)
+    assert count == 1000
+    assert np.allclose(row, whole[start : start + 1000], atol=0 if extension != "mp3" else 1e-4)
+
+
+def test_what_lies_behind_the_end_is_zero():
+    row, count = decode(encode(sound(0.25), "flac"), "flac")
+    assert count == RATE // 4
+    assert not row[count:].any()
+    row, count = decode(encode(sound(0.25), "flac"), "flac", start=RATE)
+    assert count == 0
+    assert not row.any()
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_channels_are_averaged(channels):
+    samples = sound(channels=channels)
+    data = encode(samples, "wav", subtype="FLOAT")
+    row, _ = decode(data, "wav")
+    assert np.allclose(row, samples.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("source_rate", [RATE // 2, 11025, 44100])
+def test_another_rate_is_resampled(source_rate):
+    time = np.arange(2 * source_rate) / source_rate
+    source = (0.3 * np.sin(2 * np.pi * 300 * time)).astype(np.float32)
+    row, count = decode(encode(source, "flac", rate=source_rate), "flac", 2 * RATE)
+    assert abs(count - 2 * RATE) <= 1
+    expected = 0.3 * np.sin(2 * np.pi * 300 * np.arange(2 * RATE) / RATE)
+    assert np.abs(row - expected)[500:-500].max() < 0.002
+
+
+def test_decoded_members_are_int16_npy():
+    samples = (sound()[:, 0] * 32768).astype(np.int16)
+    target = BytesIO()
+    np.save(target, samples)
+    row, count = decode(target.getvalue(), "audio.npy")
+    assert count == RATE
+    assert np.array_equal(row, samples.astype(np.float32) / 32768)
+    part, _ = decode(target.getvalue(), "audio.npy", 100, start=50, dtype=np.int16)
+    assert np.array_equal(part, samples[50:150])
+
+
+def test_damaged_flac_is_an_error_that_tells_what_was_tried():
+    """The fast decoder shortens it without a word: the count is what gives it away."""
+    data = bytearray(encode(sound(2.0), "flac"))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        copy = bytearray(data)
+        at = int(rng.integers(len(data) // 4, len(data)))
+        copy[at : at + 40] = rng.integers(0, 256, 40, dtype=np.uint8).tobytes()[: len(copy) - at]
+        with pytest.raises(DecodeError, match=r"miniaudio: .*; soundfile: .*; torchcodec: "):
+            decode(bytes(copy), "flac", 2 * RATE)
+
+
+@pytest.mark.parametrize("extension", ["flac", "wav", "mp3", "ogg"])
+@pytest.mark.parametrize("kind", ["empty", "text", "head"])
+def test_what_is_no_audio_is_an_error(extension, kind):
+    data = {"empty": b"", "text": b"not audio" * 50, "head": encode(sound(), extension)[:30]}[kind]
+    with pytest.raises(DecodeError, match="soundfile"):
+        decode(data, extension)
+
+
+def test_a_file_shorter_than_its_annotation_is_an_error():
+    data = encode(sound(1.0), "flac")
+    decode(data, "flac", at_least=1.0)
+    decode(data, "flac", at_least=1.0 + 1 / RATE)
+    with pytest.raises(DecodeError, match="8000 frames, 8800"):
+        decode(data, "flac", at_least=1.1)
+
+
+def test_what_the_fast_decoder_cannot_read_goes_to_the_next():
+    """A WAV under another name: the extension chooses only who tries first."""
+    row, count = decode(encode(sound(), "wav"), "flac")
+    assert count == RATE
+    assert row.any()
+
+
+def test_duration_is_that_of_the_header():
+    assert duration_s(encode(sound(1.5), "flac"), "flac") == 1.5
+
+
+def test_npy_is_read_in_place_and_never_unpickled():
+    table = np.arange(12, dtype=np.float32).reshape(4, 3)
+    for array in (table, np.asfortranarray(table), np.zeros((0, 6), np.float32)):
+        target = BytesIO()
+        np.save(target, array)
+        assert np.array_equal(npy_view(target.getvalue()), array)
+    target = BytesIO()
+    np.save(target, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(DecodeError, match="objects"):
+        npy_view(target.getvalue())
+    np.save(target := BytesIO(), table)
+    with pytest.raises(DecodeError, match="truncated"):
+        npy_view(target.getvalue()[:-1])
+    with pytest.raises(DecodeError, match="npy"):
+        npy_view(b"junk")

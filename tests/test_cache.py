@@ -1,0 +1,285 @@
+"""The shard cache: fetched once, whole or absent, within its limit, ahead of the reader."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import corpus
+import pytest
+import torch
+from faultfs import FaultFileSystem
+
+from loader import make_pipeline, transfer
+from loader.cache import ShardCache, default_folder
+from loader.mounts import file_system, is_local
+from shards.errors import DataError, FetchError
+
+RATE = corpus.SAMPLE_RATE
+SMALL = {"sample_rate": RATE, "clip_seconds": 1.0, "batch_size": 8, "num_workers": 2}
+
+
+@pytest.fixture(autouse=True)
+def _faultless(monkeypatch):
+    FaultFileSystem.reset()
+    monkeypatch.setattr(transfer, "FIRST_PAUSE_S", 0.001)
+    yield
+    FaultFileSystem.reset()
+
+
+def remote(dataset: Path) -> str:
+    return f"fault://{dataset}"
+
+
+def keys_of(pipe) -> list[str]:
+    return [key for batch in pipe for key in batch["__key__"] if key]
+
+
+def tars(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*/*.tar")}
+
+
+def test_a_remote_dataset_is_the_local_one(dataset, tmp_path):
+    with (
+        make_pipeline(dataset, **SMALL) as local,
+        make_pipeline(remote(dataset), cache_dir=tmp_path / "cache", **SMALL) as pipe,
+    ):
+        for one, other in zip(local, pipe, strict=True):
+            assert one["__key__"] == other["__key__"]
+            assert torch.equal(one["audio"], other["audio"])
+        stats = pipe.stats()
+    shards = list(dataset.glob("*.tar"))
+    assert stats["fetched_bytes"] == sum(shard.stat().st_size for shard in shards)
+    assert tars(tmp_path / "cache") == {shard.name for shard in shards}
+
+
+def test_each_shard_is_fetched_once_over_all_epochs(dataset, tmp_path):
+    with make_pipeline(remote(dataset), cache_dir=tmp_path / "cache", **SMALL) as pipe:
+        for _ in range(3):
+            keys_of(pipe)
+        assert pipe.stats()["cache_hits"] > 0
+    assert set(FaultFileSystem.opened.values()) == {1}
+
+
+def test_two_processes_fetch_each_shard_once(dataset, tmp_path):
+    """Started together on an empty cache; each reports what it fetched itself."""
+    code = (
+        "import sys, json; sys.path.insert(0, sys.argv[3]); import faultfs\n"
+        "from loader import make_pipeline\n"
+        "faultfs.FaultFileSystem.delay_s = 0.02\n"
+        f"pipe = make_pipeline(sys.argv[1], cache_dir=sys.argv[2], sample_rate={RATE}, "
+        "clip_seconds=1.0, batch_size=8)\n"
+        "count = sum(len(b['__key__']) for b in pipe)\n"
+        "print(json.dumps([count, pipe.stats()['fetched_bytes']])); pipe.close()"
+    )
+    command = [sys.executable, "-c", code, remote(dataset), str(tmp_path / "cache")]
+    command.append(str(Path(__file__).parent))
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    results = [json.loads(process.communicate(timeout=60)[0]) for process in both]
+    assert [count for count, _ in results] == [48, 48]
+    size = sum(shard.stat().st_size for shard in dataset.glob("*.tar"))
+    assert sum(fetched for _, fetched in results) == size
+
+
+def test_the_cache_keeps_to_its_limit(tmp_path):
+    """Ten shards through room for six, in the order of use, with all samples delivered."""
+    dataset = corpus.make_dataset(tmp_path, samples=30, shard_samples=3, midi=False)
+    size = max(shard.stat().st_size for shard in dataset.glob("*.tar"))
+    options = {**SMALL, "cache_dir": tmp_path / "cache", "cache_bytes": 6 * size, "shuffle": 0}
+    with make_pipeline(remote(dataset), **options, drop_last=False) as pipe:
+        assert len(keys_of(pipe)) == 30
+    kept = [path.stat().st_size for path in (tmp_path / "cache").glob("*/*.tar")]
+    assert 0 < sum(kept) <= 6 * size
+
+
+def test_a_file_in_use_is_not_evicted(tmp_path):
+    cache, stop = ShardCache(tmp_path, 250), threading.Event()
+
+    def put(name: str):
+        def fetch(path: Path) -> None:
+            path.write_bytes(bytes(100))
+
+        return cache.acquire(f"d/{name}.tar", fetch, need_bytes=100, stop=stop)[0]
+
+    used, idle = put("used"), put("idle")
+    idle.release()
+    put("third").release()
+    assert tars(tmp_path) == {"used.tar", "third.tar"}
+    put("fourth").release()
+    assert tars(tmp_path) == {"used.tar", "fourth.tar"}
+    used.release()
+    put("fifth").release()
+    put("sixth").release()
+    assert "used.tar" not in tars(tmp_path)
+
+
+def test_a_broken_transfer_goes_on_where_it_stopped(dataset, tmp_path):
+    shard = dataset / "shard-000000.tar"
+    FaultFileSystem.break_after[shard.name] = 1000
+    with make_pipeline(remote(dataset), cache_dir=tmp_path / "cache", **SMALL) as pipe:
+        assert len(keys_of(pipe)) == 48
+    assert FaultFileSystem.reads[shard.name] == shard.stat().st_size
+    assert FaultFileSystem.opened[shard.name] == 2
+
+
+def test_a_part_that_a_killed_process_left_is_continued_or_replaced(dataset, tmp_path):
+    cache = tmp_path / "cache"
+    with make_pipeline(remote(dataset), cache_dir=cache, **SMALL) as pipe:
+        expected = keys_of(pipe)
+    shards = sorted(cache.glob("*/*.tar"))
+    good, bad = shards[0].read_bytes(), shards[1].read_bytes()
+    transfer.part_path(shards[0], len(good)).write_bytes(good[:5000])
+    transfer.part_path(shards[1], len(bad)).write_bytes(b"junk" + bad[4:5000])
+    for shard in shards[:2]:
+        shard.unlink()
+    FaultFileSystem.reset()
+    with make_pipeline(remote(dataset), cache_dir=cache, **SMALL) as pipe:
+        assert keys_of(pipe) == expected
+    assert FaultFileSystem.reads[shards[0].name] == len(good) - 5000
+    assert FaultFileSystem.reads[shards[1].name] == len(bad) - 5000 + len(bad)
+    assert shards[0].read_bytes() == good
+    assert shards[1].read_bytes() == bad
+
+
+def test_a_flipped_bit_on_the_way_is_found_and_fetched_again(dataset, tmp_path):
+    FaultFileSystem.spoil.add("shard-000001.tar")
+    with make_pipeline(remote(dataset), cache_dir=tmp_path / "cache", **SMALL) as pipe:
+        assert len(keys_of(pipe)) == 48
+    assert FaultFileSystem.opened["shard-000001.tar"] == 2
+
+
+def test_wrong_content_at_the_source_is_an_error_that_names_it(dataset, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    shard = copy / "shard-000000.tar"
+    shard.write_bytes(b"x" + shard.read_bytes()[1:])
+    with make_pipeline(remote(copy), cache_dir=tmp_path / "cache", **SMALL) as pipe:
+        with pytest.raises(FetchError, match=r"shard-000000\.tar.*packer verify"):
+            keys_of(pipe)
+    assert "shard-000000.tar" not in tars(tmp_path / "cache")
+
+
+def test_a_source_that_stays_away_is_an_error_that_names_it(dataset, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    (copy / "shard-000000.tar").unlink()
+    with make_pipeline(remote(copy), cache_dir=tmp_path / "cache", **SMALL) as pipe:
+        with pytest.raises((DataError, FileNotFoundError), match=r"shard-000000\.tar"):
+            keys_of(pipe)
+
+
+def test_pointing_at_the_cache_folder_works(dataset, tmp_path):
+    cache = tmp_path / "cache"
+    with make_pipeline(remote(dataset), cache_dir=cache, **SMALL) as pipe:
+        expected, state = keys_of(pipe), pipe.state_dict()
+    (folder,) = {path.parent for path in cache.glob("*/*.tar")}
+    FaultFileSystem.reset()
+    with make_pipeline(folder, **SMALL) as pipe:
+        assert keys_of(pipe) == expected
+        pipe.load_state_dict(state)
+    assert not FaultFileSystem.opened
+
+
+def test_the_first_batch_needs_one_shard(tmp_path):
+    """The shard that the reader waits for is fetched before any other."""
+    dataset = corpus.make_dataset(tmp_path, samples=40, shard_samples=5, midi=False)
+    with make_pipeline(
+        remote(dataset), cache_dir=tmp_path / "c", **{**SMALL, "batch_size": 4}, prefetch=1
+    ) as pipe:
+        first = next(iter(pipe))
+        assert len(first["__key__"]) == 4
+    assert len(set(FaultFileSystem.log)) <= 8
+
+
+def test_local_paths_are_read_in_place_and_mounts_through_the_cache(dataset, tmp_path):
+    cache = tmp_path / "cache"
+    with make_pipeline(dataset, cache_dir=cache, **SMALL) as pipe:
+        keys_of(pipe)
+    assert not cache.exists()
+    with make_pipeline(dataset, cache_dir=cache, cache_mount=True, **SMALL) as pipe:
+        keys_of(pipe)
+    assert tars(cache)
+
+
+def test_cache_off_refuses_what_is_not_local(dataset):
+    with make_pipeline(dataset, cache="off", cache_mount=True, **SMALL) as pipe:
+        assert len(keys_of(pipe)) == 48
+    with pytest.raises(ValueError, match='cache="off"'):
+        make_pipeline(remote(dataset), cache="off", **SMALL)
+
+
+def test_a_truncated_shard_read_in_place_is_an_error(dataset, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    os.truncate(copy / "shard-000002.tar", 4096)
+    with make_pipeline(copy, **SMALL) as pipe:
+        with pytest.raises(DataError, match=r"shard-000002\.tar.*4096 bytes"):
+            keys_of(pipe)
+
+
+def test_locks_end_with_the_process_that_held_them(tmp_path):
+    """A killed process blocks nobody: its locks are the kernel's."""
+    cache = ShardCache(tmp_path, 1000)
+    (tmp_path / "d").mkdir()
+    code = (
+        "import fcntl, os, sys\n"
+        "fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)\n"
+        "fcntl.flock(fd, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    )
+    lock = str(tmp_path / "d/.a.tar.lock")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, lock], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdout.readline() == b"held\n"
+        descriptor = os.open(lock, os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.close(descriptor)
+        holder.kill()
+        pin, hit = cache.acquire(
+            "d/a.tar", lambda path: path.touch(), need_bytes=0, stop=threading.Event()
+        )
+    assert not hit
+    pin.release()
+
+
+MOUNTINFO = """\
+22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
+40 22 0:35 / /content/drive rw,nosuid - fuse.drive drive rw
+41 22 0:36 / /mnt/with\\040space rw - nfs4 server:/x rw
+42 40 0:37 / /content/drive/local rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "local"),
+    [
+        ("/home/me", "ext4", True),
+        ("/content/drive/MyDrive/shards", "fuse.drive", False),
+        ("/content/driveway", "ext4", True),
+        ("/mnt/with space/x", "nfs4", False),
+        ("/content/drive/local/x", "tmpfs", True),
+    ],
+)
+def test_mounts_are_told_from_disks(tmp_path, path, kind, local):
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_text(MOUNTINFO)
+    assert file_system(Path(path), mountinfo=mountinfo) == kind
+    assert is_local(Path(path), mountinfo=mountinfo) is local
+
+
+def test_an_unknown_file_system_is_no_disk(tmp_path):
+    assert not is_local(Path("/"), mountinfo=tmp_path / "missing")
+
+
+def test_the_cache_folder_is_found_as_the_contract_says(tmp_path):
+    home = {"XDG_CACHE_HOME": str(tmp_path)}
+    assert default_folder({"SHARD_CACHE_DIR": "/a", "SLURM_TMPDIR": "/b"}) == Path("/a")
+    assert default_folder({"SLURM_TMPDIR": "/b", **home}) == Path("/b/shard-cache")
+    assert default_folder({"COLAB_RELEASE_TAG": "1", **home}) == Path("/content/shard-cache")
+    assert default_folder(home) == tmp_path / "shard-cache"
