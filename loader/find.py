@@ -42,7 +42,8 @@ class KeyFinder:
         """Shard and row, within a source, of samples that may have the key."""
         numbers: dict[str, dict[int, int]] = {}  # of each folder's shards in the source
         for number, shard in enumerate(source.shards):
-            numbers.setdefault(shard.folder_url, {})[shard.number] = number
+            own = shard.number if shard.folder_url else number
+            numbers.setdefault(shard.folder_url, {})[own] = number
         for folder, known in numbers.items():
             try:
                 found = _in_keys(folder, source, key)

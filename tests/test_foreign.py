@@ -1,0 +1,135 @@
+"""Shards that somebody else wrote: no manifest, no index, their own habits."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import corpus
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from loader import make_pipeline
+from shards.errors import DataError, FetchError, ManifestError, ShardError
+
+RATE = corpus.SAMPLE_RATE
+SMALL = {"sample_rate": RATE, "clip_seconds": 0.5, "max_notes": 4, "batch_size": 4}
+
+
+def flac(number: int, seconds: float = 0.5) -> bytes:
+    target, rng = io.BytesIO(), np.random.default_rng(number)
+    sound = 0.1 * rng.standard_normal(round(seconds * RATE))
+    soundfile.write(target, sound, RATE, format="FLAC")
+    return target.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes], *, form: int = tarfile.USTAR_FORMAT) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def samples(numbers: range, *, folder: str = "") -> dict[str, bytes]:
+    members = {}
+    for number in numbers:
+        key = f"{folder}{number:03d}"
+        members[f"{key}.flac"] = flac(number)
+        members[f"{key}.json"] = json.dumps({"labels": {"rank": number}}).encode()
+    return members
+
+
+def keys_of(pipe) -> list[str]:
+    return [key for batch in pipe for key in batch["__key__"] if key]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Three tars of four samples each, in a folder without a manifest."""
+    for shard in range(3):
+        numbers = range(4 * shard, 4 * shard + 4)
+        write_tar(tmp_path / "wds" / f"part-{shard:02d}.tar", samples(numbers))
+    return tmp_path / "wds"
+
+
+@pytest.mark.parametrize("url", ["", "/*.tar", "/part-{00..02}.tar", "/part-0[0-2].tar"])
+def test_tars_are_found_by_folder_glob_and_braces(folder, url):
+    with make_pipeline(f"{folder}{url}", shuffle=0, **SMALL) as pipe:
+        assert keys_of(pipe) == [f"{number:03d}" for number in range(12)]
+        batch = next(iter(pipe))
+        assert batch["labels"].flatten().tolist() == [0, 1, 2, 3]
+        assert set(batch) == {"audio", "audio_frames", "labels", "weight", "__key__"}
+
+
+def test_they_are_shuffled_resumed_and_found_by_key(folder):
+    with make_pipeline(str(folder), **SMALL) as pipe:
+        batches = iter(pipe)
+        next(batches)
+        state, rest = pipe.state_dict(), keys_of(batches)
+        pipe.load_state_dict(state)
+        assert keys_of(pipe) == rest
+        pipe.set_epoch(0)
+        batch = next(iter(pipe))
+        assert torch.equal(pipe[batch["__key__"][1]]["audio"], batch["audio"][1])
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_and_unicode_names_are_keys(tmp_path, form):
+    long = "Études/" + "opus 10 no. ".replace(".", "") * 12
+    write_tar(tmp_path / "a.tar", samples(range(4), folder=long), form=form)
+    with make_pipeline(f"{tmp_path}/a.tar", shuffle=0, **SMALL) as pipe:
+        assert keys_of(pipe) == [f"{long}{number:03d}" for number in range(4)]
+
+
+def test_a_dot_in_front_and_dots_behind_are_understood(tmp_path):
+    members = {"./x/": b"", "./x/0.a.flac": flac(0), "./x/0.flac": flac(1), "./x/._0.flac": b"junk"}
+    del members["./x/"]
+    write_tar(tmp_path / "a.tar", members)
+    with make_pipeline(f"{tmp_path}/a.tar", **{**SMALL, "batch_size": 1}) as pipe:
+        batch = next(iter(pipe))
+    assert batch["__key__"] == ["x/0"]
+    assert np.allclose(batch["audio"][0].numpy(), soundfile.read(io.BytesIO(flac(1)))[0], atol=1e-6)
+
+
+def test_members_apart_are_refused(tmp_path):
+    members = samples(range(2))
+    apart = dict(sorted(members.items(), key=lambda item: item[0].endswith("json")))
+    write_tar(tmp_path / "a.tar", apart)
+    with pytest.raises(ShardError, match=r"a\.tar.*'000' lie apart"):
+        make_pipeline(f"{tmp_path}/a.tar", **SMALL)
+
+
+def test_shards_of_webdataset_are_read(tmp_path):
+    wds = pytest.importorskip("webdataset")
+    with wds.ShardWriter(f"{tmp_path}/s-%06d.tar", maxcount=3, verbose=0) as writer:
+        for number in range(6):
+            writer.write({"__key__": f"{number:03d}", "flac": flac(number), "cls": number})
+    with make_pipeline(f"{tmp_path}/s-{{000000..000001}}.tar", shuffle=0, **SMALL) as pipe:
+        batch = next(iter(pipe))
+    for row in range(4):
+        expected, _ = soundfile.read(io.BytesIO(flac(row)), dtype="float32")
+        assert np.array_equal(batch["audio"][row].numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("missing.tar", FetchError),
+        ("missing-*.tar", FetchError),
+        ("missing-{00..01}.tar", FetchError),
+        ("", ManifestError),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path, url, error):
+    with pytest.raises(error, match=url.partition("-")[0] or tmp_path.name):
+        make_pipeline(f"{tmp_path}/{url}", **SMALL)
+
+
+@pytest.mark.parametrize("url", ["pipe:cat x.tar", "nosuch://x/a.tar"])
+def test_protocols_that_would_run_something_are_unknown(url):
+    with pytest.raises(DataError, match="x"):
+        make_pipeline(url if url.endswith(".tar") else f"{url}.tar", **SMALL)
