@@ -78,7 +78,7 @@ def install_line(package: str, *, torch_version: str | None = None) -> str:
     """
     version = torch_version or _version("torch") or ""
     _, _, build = version.partition("+")
-    index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
+    index = f" --index-url INDEX  # PyTorch's wheel index for {build}" if build else ""
     return f"pip install --force-reinstall --no-deps {package}{index}"
 
 

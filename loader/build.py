@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from loader.cache import ShardCache, default_folder
+from loader.cache import ShardCache, default_folder, keep_manifests
 from loader.example import Scratch, read_example
 from loader.order import Shuffle
 from loader.pipeline import Pipeline
@@ -31,7 +31,6 @@ from loader.settings import Settings
 from loader.source import Source, open_source, take_subset
 from loader.stats import Stats
 from loader.store import ShardStore, read_in_place
-from shards.manifest import NAME, dump_manifest
 
 log = logging.getLogger(__name__)
 
@@ -206,17 +205,9 @@ def _open(
     if subset is not None:
         sources = [take_subset(sources[0], subset)]
     if cache is not None:
-        _keep_manifests(cache, sources)
+        keep_manifests(cache, sources)
     store = ShardStore(sources, cache, stats, mount=mount)
     return _Opened(sources, weights, fingerprint, store, stats, folder)
-
-
-def _keep_manifests(cache: ShardCache, sources: Sequence[Source]) -> None:
-    """Put manifests into the cache, so that a dataset's folder there is a dataset itself."""
-    for source in sources:
-        folders = list(dict.fromkeys(shard.folder for shard in source.shards if shard.folder_url))
-        for folder, manifest in zip(folders, source.manifests, strict=False):
-            cache.keep(f"{folder}/{NAME}", dump_manifest(manifest))
 
 
 def _count(source: Source, cache: ShardCache | None, stats: Stats, mount: bool | None) -> Source:

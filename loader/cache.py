@@ -5,12 +5,15 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from loader.mounts import file_system, is_local
+from loader.source import Source
 from loader.transfer import part_path
+from shards.manifest import NAME, dump_manifest
 
 log = logging.getLogger(__name__)
 
@@ -92,13 +95,13 @@ class ShardCache:
                         part_path(path, need_bytes).touch()  # takes the room it will need
                     fetch(path)
 
-    def keep(self, name: str, data: bytes) -> None:
+    def keep(self, name: str, make: Callable[[], bytes]) -> None:
         """Make a small file, by rename, unless it is there; it does not count to the limit."""
         path = self.folder / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_name(f".{path.name}.{os.getpid()}")
-            draft.write_bytes(data)
+            draft.write_bytes(make())
             os.replace(draft, path)
 
     def _make_room(self, need_bytes: int, relieve: Callable[[], None]) -> None:
@@ -124,6 +127,14 @@ class ShardCache:
             if _evict(path):
                 excess -= size
         return excess
+
+
+def keep_manifests(cache: ShardCache, sources: Sequence[Source]) -> None:
+    """Put manifests into a cache, so that a dataset's folder there is a dataset itself."""
+    for source in sources:
+        folders = dict.fromkeys(shard.folder for shard in source.shards if shard.folder_url)
+        for folder, manifest in zip(folders, source.manifests, strict=False):
+            cache.keep(f"{folder}/{NAME}", partial(dump_manifest, manifest))
 
 
 def default_folder(environ: dict[str, str] | None = None) -> Path:

@@ -1,0 +1,116 @@
+"""Fills the cache ahead of training."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from loader.cache import ShardCache, keep_manifests
+from loader.source import Source, open_source, take_subset
+from loader.stats import Stats
+from loader.store import ShardStore
+from loader.transfer import read_url
+
+_FETCHERS = 3
+_REFRESH_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What a cache holds now of a dataset.
+
+    Attributes:
+        folders: of the datasets within the cache; each can be given to ``make_pipeline``.
+        fetched_bytes: of the ``bytes`` in all shards, those that had to be fetched.
+    """
+
+    folders: tuple[Path, ...]
+    shards: int
+    bytes: int
+    fetched_bytes: int
+
+
+def stage(
+    url: str,
+    *,
+    cache_dir: Path,
+    cache_bytes: int | None = None,
+    subset: int | None = None,
+    storage_options: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> Staged:
+    """Fetch the shards of a dataset, or of its first ``subset`` samples, into a cache.
+
+    What is there already is not fetched again; a broken transfer goes on where it stopped.
+
+    Raises:
+        ValueError: if the shards need more room than the cache may have.
+        DataError: if the dataset cannot be read.
+    """
+    source, cache = open_source(url, storage_options), ShardCache(cache_dir, cache_bytes)
+    keep_manifests(cache, [source])
+    _keep_keys(cache, source)
+    if subset is not None:
+        source = take_subset(source, subset)
+    size = sum(shard.info.filesize or 0 for shard in source.shards)
+    if size > cache.limit_bytes:
+        raise ValueError(
+            f"{url}: its shards have {size / 1e9:.1f} GB, the cache may have "
+            f"{cache.limit_bytes / 1e9:.1f}: make room, raise --cache-bytes or pass --subset"
+        )
+    stats = Stats()
+    store = ShardStore([source], cache, stats, mount=True)
+    try:
+        _fetch_all(store, stats, size, progress=progress)
+    finally:
+        store.close()
+    folders = dict.fromkeys(cache.folder / shard.folder for shard in source.shards)
+    fetched = int(stats.snapshot()["fetched_bytes"])
+    return Staged(tuple(folders), len(source.shards), size, fetched)
+
+
+def _keep_keys(cache: ShardCache, source: Source) -> None:
+    """Put key indexes into the cache; tars that others made may have none."""
+    for folder, url in {s.folder: s.folder_url for s in source.shards if s.folder_url}.items():
+        with suppress(FileNotFoundError):
+            index = partial(read_url, f"{url}/keys.bin", dict(source.options))
+            cache.keep(f"{folder}/keys.bin", index)
+
+
+def _fetch_all(store: ShardStore, stats: Stats, size: int, *, progress: bool) -> None:
+    """Fetch every shard, a few at a time, and show how far it is."""
+    finished = threading.Event()
+    bar = tqdm(
+        total=size, unit="B", unit_scale=True, desc="staging", disable=None if progress else True
+    )
+    done: list[int] = []
+
+    def fetch(number: int) -> None:
+        store.ensure(number)
+        done.append(store.shards[number].info.filesize or 0)
+
+    def show() -> None:
+        while not finished.wait(_REFRESH_S):
+            bar.n = max(sum(done), min(size, int(stats.snapshot()["fetched_bytes"])))
+            bar.refresh()
+
+    shown = threading.Thread(target=show, name="loader-stage-bar", daemon=True)
+    with bar, ThreadPoolExecutor(_FETCHERS, "loader-stage") as pool:
+        shown.start()
+        try:
+            for _ in pool.map(fetch, range(len(store.shards))):
+                pass
+        except BaseException:
+            store.stop()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        finally:
+            finished.set()
+            shown.join()
+            bar.n = sum(done)
+            bar.refresh()

@@ -1,0 +1,113 @@
+"""python -m loader: stage fills the cache, bench measures, doctor names what is wrong."""
+
+import json
+from pathlib import Path
+
+import corpus
+import pytest
+from faultfs import FaultFileSystem
+
+from loader import make_pipeline
+from loader.__main__ import main
+from loader.doctor import examine
+
+SMALL = {"sample_rate": corpus.SAMPLE_RATE, "clip_seconds": 1.0, "batch_size": 8}
+
+
+@pytest.fixture(autouse=True)
+def _faultless():
+    FaultFileSystem.reset()
+    yield
+    FaultFileSystem.reset()
+
+
+def test_a_staged_dataset_is_streamed_without_the_source(dataset, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    assert main(["stage", f"fault://{dataset}", "--cache-dir", str(cache)]) == 0
+    folder = Path(capsys.readouterr().out.rpartition("stream them from: ")[2].strip())
+    assert {path.name for path in dataset.iterdir()} <= {path.name for path in folder.iterdir()}
+    FaultFileSystem.reset()
+    with make_pipeline(folder, **SMALL) as copy, make_pipeline(dataset, **SMALL) as source:
+        assert [b["__key__"] for b in copy] == [b["__key__"] for b in source]
+        key = next(iter(source))["__key__"][0]
+        assert copy[key]["__key__"] == key
+    with make_pipeline(f"fault://{dataset}", cache_dir=cache, **SMALL) as pipe:
+        assert len(list(pipe)) == 6
+    assert not FaultFileSystem.opened
+
+
+def test_staging_again_fetches_nothing(dataset, tmp_path, capsys):
+    command = ["stage", f"fault://{dataset}", "--cache-dir", str(tmp_path / "cache")]
+    assert main(command) == main(command) == 0
+    assert ", of which 0.0 MB were fetched" in capsys.readouterr().out
+
+
+def test_a_staged_subset_has_the_shards_of_that_subset(dataset, tmp_path):
+    cache = tmp_path / "cache"
+    assert main(["stage", f"fault://{dataset}", "--cache-dir", str(cache), "--subset", "12"]) == 0
+    assert 0 < len(list(cache.glob("*/*.tar"))) < len(list(dataset.glob("*.tar")))
+    FaultFileSystem.reset()
+    with make_pipeline(
+        f"fault://{dataset}", cache_dir=cache, subset=12, **{**SMALL, "batch_size": 4}
+    ) as pipe:
+        assert len(list(pipe)) == 3
+    assert not FaultFileSystem.opened
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cache-bytes", "10"], "make room"),
+        (["--subset", "1000"], "subset"),
+    ],
+)
+def test_staging_what_cannot_be_staged_is_refused(dataset, tmp_path, caplog, arguments, message):
+    command = ["stage", str(dataset), "--cache-dir", str(tmp_path / "cache"), *arguments]
+    assert main(command) == 1
+    assert message in caplog.text
+
+
+def test_a_dataset_that_is_not_there_is_named(tmp_path, caplog):
+    assert main(["stage", f"{tmp_path}/nowhere", "--cache-dir", str(tmp_path / "cache")]) == 1
+    assert "nowhere" in caplog.text
+
+
+def test_bench_tells_rate_and_limit(dataset, capsys, monkeypatch):
+    monkeypatch.setattr("loader.bench._AT_LEAST_S", 0.01)
+    assert main(["bench", str(dataset), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [result["workers"] for result in results][:2] == [0, 1]
+    assert all(result["samples_per_s"] > 0 for result in results)
+    assert "audio" in results[0]["limit"]
+
+
+def test_the_doctor_finds_this_machine_fit(capsys):
+    assert main(["doctor", "--json"]) == 0
+    findings = {finding["subject"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert {"torch", "miniaudio", "torchaudio", "FLAC", "cores", "GPU", "cache"} <= set(findings)
+    assert "clips a second" in findings["FLAC"]["text"]
+
+
+def test_the_doctor_names_what_is_wrong_with_a_remedy(tmp_path, monkeypatch, capsys):
+    drive = Path("/content/drive/MyDrive/nothing-here")
+    assert main(["doctor", str(drive)]) == 1
+    assert "drive.mount" in capsys.readouterr().out
+    monkeypatch.setattr("loader.doctor.is_local", lambda path: False)
+    findings = {finding.subject: finding for finding in examine()}
+    assert findings["cache"].state == "fail"
+    assert "SHARD_CACHE_DIR" in findings["cache"].remedy
+
+
+def test_the_doctor_notices_a_decoder_that_errs(monkeypatch):
+    from loader import doctor
+
+    decode = doctor.decode_window
+
+    def spoiled(data, extension, row, **options):
+        count = decode(data, extension, row, **options)
+        row[5] += 1
+        return count
+
+    monkeypatch.setattr(doctor, "decode_window", spoiled)
+    findings = {finding.subject: finding for finding in examine()}
+    assert findings["FLAC"].state == "fail"
