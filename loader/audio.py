@@ -1,5 +1,6 @@
 """Decodes a window of an audio file in memory straight into a row of a batch."""
 
+import math
 from collections.abc import Callable
 from contextlib import closing
 from functools import lru_cache
@@ -68,6 +69,21 @@ def decode_window(
             tried.append(f"{name}: {error}")
     row[:] = 0
     raise DecodeError("; ".join(tried))
+
+
+def decode_whole(
+    data: Data, extension: str, *, sample_rate: int, at_least: float = 0.0
+) -> NDArray[np.int16]:
+    """(frames,) int16: a whole file as mono at ``sample_rate``.
+
+    Raises:
+        DecodeError: as ``decode_window`` does.
+    """
+    if extension.endswith("npy"):
+        return npy_view(data)
+    row = np.empty(math.ceil(duration_s(data, extension) * sample_rate) + 1, dtype=np.int16)
+    count = decode_window(data, extension, row, sample_rate=sample_rate, at_least=at_least)
+    return row[:count]
 
 
 def duration_s(data: Data, extension: str) -> float:

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -94,6 +94,22 @@ class ShardCache:
                         self._make_room(need_bytes, relieve)
                         part_path(path, need_bytes).touch()  # takes the room it will need
                     fetch(path)
+
+    def find(self, name: str, *, stop: threading.Event) -> Pin | None:
+        """The file ``name`` if it is there."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        lock = _lock(path, fcntl.LOCK_SH, stop)
+        if _touch(path):
+            return Pin(path, lock)
+        os.close(lock)
+        return None
+
+    def retire(self, name: str) -> None:
+        """Let a file be the first to leave when room is needed."""
+        with suppress(FileNotFoundError):
+            os.utime(self.folder / name, (0, 0))
 
     def keep(self, name: str, make: Callable[[], bytes]) -> None:
         """Make a small file, by rename, unless it is there; it does not count to the limit."""

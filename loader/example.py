@@ -156,11 +156,13 @@ def _fill_midi(rows: Rows, row: int, example: Example, recipe: Recipe, start: in
 
 def _notes(example: Example, extension: str, recipe: Recipe, start: int) -> Notes:
     """The notes of the window that the audio is cropped to."""
+    if not start and "notes.npy" in example.members:
+        table = npy_view(example.members["notes.npy"]).astype(np.float64)
+        last = (table[:, 0] + table[:, 1]).max(initial=0.0)
+        if recipe.clip_seconds is None or last <= recipe.clip_seconds:
+            return Notes(table, 0)
     if extension == "notes.npy":
-        table = npy_view(example.members[extension]).astype(np.float64)
-        if start or recipe.clip_seconds is not None:
-            raise DecodeError("notes.npy alone cannot be cropped; the shard needs its .mid as well")
-        return Notes(table, 0)
+        raise DecodeError("notes.npy alone cannot be cropped; the shard needs its .mid as well")
     begin = start / recipe.sample_rate
     end = None if recipe.clip_seconds is None else begin + recipe.clip_seconds
     beat = float(example.meta.get("midi_beat") or 0.0)

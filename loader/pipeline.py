@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from loader.ahead import ReadAhead
 from loader.batch import Batch
 from loader.decode import BatchDecoder, Decoded, Places, find_places
+from loader.decoded import DecodedKeeper
 from loader.find import KeyFinder
 from loader.mixture import Mixture
 from loader.order import Order
@@ -105,6 +106,8 @@ class Pipeline(IterableDataset[Batch]):
         if not self._finalizer.alive:
             raise RuntimeError("the pipeline is closed")
         self._end_iterator()
+        if self._store.keeps_decoded and self._threads.keeper is None:
+            self._threads.keeper = DecodedKeeper(self._store, sample_rate=self._recipe.sample_rate)
         epoch, position = self._next
         if len(self) and not self._steps(position):
             epoch, position = epoch + 1, 0  # what a resumed epoch has left makes no batch

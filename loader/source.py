@@ -191,11 +191,13 @@ def _from_tars(name: str, urls: list[str], options: Options) -> Source:
             size = int(retry(partial(fs.size, path), url))
         except FileNotFoundError:
             raise FetchError(f"{url}: no such shard") from None
-        base = url.rpartition("/")[2]
         local = Path(path) if is_local_system(fs) else None
-        folder = "tars-" + sha256(f"{url.rpartition('/')[0]}".encode()).hexdigest()[:12]
-        shards.append(Shard(url, local, -1, ShardInfo(base, -1, size), folder))
-    return Source(name, tuple(shards), (), options or {})
+        shards.append(Shard(url, local, -1, ShardInfo(url.rpartition("/")[2], -1, size), ""))
+    # a tar of the same name that changed in size is another one
+    identity = sha256(repr([(shard.url, shard.info.filesize) for shard in shards]).encode())
+    folder = f"tars-{identity.hexdigest()[:12]}"
+    named = tuple(replace(shard, folder=folder) for shard in shards)
+    return Source(name, named, (), options or {})
 
 
 def _expand(url: str, options: Options) -> list[str]:

@@ -1,8 +1,9 @@
 """Open shards by number, wherever they are: in place, or fetched ahead into the cache."""
 
+import queue
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class _Open:
     def __init__(self, reader: ShardReader, pin: Pin | None) -> None:
         self.reader = reader
         self.users = 0
+        self.stale = False  # a decoded copy is there: close it once nobody uses it
         self._pin = pin
 
     def close(self) -> None:
@@ -49,13 +51,18 @@ class ShardStore:
         stats: Stats,
         *,
         mount: bool | None = None,
+        decoded: str = "",
     ) -> None:
         """Open nothing yet.
 
         Args:
             cache: None reads shards in place, and refuses those that are not local files.
             mount: whether local paths go through the cache; None tells by file system.
+            decoded: suffix of the cache's folders with decoded shards, which are then preferred;
+                the numbers of shards that were opened raw are put into ``undecoded``.
         """
+        self.undecoded: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._decoded = decoded
         self.shards = [shard for source in sources for shard in source.shards]
         self._firsts = _first_samples(sources)
         self._first_shards = np.cumsum([0, *(len(source.shards) for source in sources)])
@@ -95,7 +102,33 @@ class ShardStore:
         finally:
             with self._lock:
                 entry.users -= 1
-                self._close_idle(_OPEN_SHARDS)
+                self._close_idle(0 if self._stop.is_set() else _OPEN_SHARDS)
+                self._close_stale(number)
+
+    @property
+    def keeps_decoded(self) -> bool:
+        """Whether decoded copies of shards are looked for, and wanted."""
+        return bool(self._decoded)
+
+    def keep_decoded(self, number: int, make: Callable[[Path], None], *, need_bytes: int) -> None:
+        """Have the decoded copy of a shard made in the cache, unless another process has.
+
+        From then on it is opened in place of the shard, as soon as nobody reads that one.
+        """
+        assert self._cache is not None
+        name, shard = self._decoded_name(number), self.shards[number]
+        pin, _ = self._cache.acquire(name, make, need_bytes=need_bytes, stop=self._stop)
+        pin.release()
+        with self._lock:
+            if number in self._open:
+                self._open[number].stale = True
+                self._close_stale(number)
+        if not self._in_place[number]:
+            self._cache.retire(f"{shard.folder}/{_file_name(shard)}")
+
+    def _decoded_name(self, number: int) -> str:
+        shard = self.shards[number]
+        return f"{shard.folder}{self._decoded}/{_file_name(shard)}"
 
     def ensure(self, number: int) -> None:
         """Fetch a shard into the cache, unless it is there or needs no fetching; for read-ahead.
@@ -108,6 +141,9 @@ class ShardStore:
         with self._lock:
             if number in self._open:
                 return
+        if (pin := self._find_decoded(number)) is not None:
+            pin.release()
+            return
         self._fetch(number).release()
 
     @property
@@ -156,23 +192,28 @@ class ShardStore:
 
     def _open_shard(self, number: int) -> _Open:
         shard = self.shards[number]
+        if (pin := self._find_decoded(number)) is not None:
+            return _open_pinned(shard, pin)
+        if self._decoded:
+            self.undecoded.put(number)
         if self._in_place[number]:
             assert shard.local is not None
             return _Open(_open_checked(shard, shard.local), None)
         with self._wanting(number):
             pin = self._fetch(number)
-        try:
-            return _Open(_open_checked(shard, pin.path), pin)
-        except BaseException:
-            pin.release()
-            raise
+        return _open_pinned(shard, pin, checked=True)
+
+    def _find_decoded(self, number: int) -> Pin | None:
+        if not self._decoded or self._cache is None:
+            return None
+        return self._cache.find(self._decoded_name(number), stop=self._stop)
 
     def _fetch(self, number: int) -> Pin:
         assert self._cache is not None
         shard = self.shards[number]
         with self._stats.time("fetch"):
             pin, hit = self._cache.acquire(
-                f"{shard.folder}/{shard.info.url.replace('/', '-')}",
+                f"{shard.folder}/{_file_name(shard)}",
                 lambda path: self._transfer(number, path),
                 need_bytes=shard.info.filesize or 0,
                 stop=self._stop,
@@ -232,6 +273,11 @@ class ShardStore:
                 self._coming.discard(number)
                 self._lock.notify_all()
 
+    def _close_stale(self, number: int) -> None:
+        entry = self._open.get(number)
+        if entry is not None and entry.stale and not entry.users:
+            self._open.pop(number).close()
+
     def _close_unused(self) -> None:
         """Close all shards that no thread reads just now, which lets the cache evict them."""
         with self._lock:
@@ -244,6 +290,22 @@ class ShardStore:
                 return
             if not self._open[number].users:
                 self._open.pop(number).close()
+
+
+def _file_name(shard: Shard) -> str:
+    """Of a shard within its folder in the cache."""
+    return shard.info.url.replace("/", "-")
+
+
+def _open_pinned(shard: Shard, pin: Pin, *, checked: bool = False) -> _Open:
+    """A shard in the cache; checked against its manifest unless it is a decoded copy."""
+    try:
+        if checked:
+            return _Open(_open_checked(shard, pin.path), pin)
+        return _Open(ShardReader(pin.path, samples=shard.info.nsamples), pin)
+    except BaseException:
+        pin.release()
+        raise
 
 
 def _first_samples(sources: Sequence[Source]) -> list[Positions]:

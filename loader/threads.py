@@ -5,15 +5,17 @@ from typing import Any
 
 from loader.ahead import ReadAhead
 from loader.decode import Decoded
+from loader.decoded import DecodedKeeper
 
 _JOIN_S = 10.0
 
 
 class Threads:
-    """Those that decode, started when first needed, and those that fetch ahead."""
+    """Those that decode, started when first needed, that fetch ahead, and that keep decoded."""
 
     def __init__(self, number: int) -> None:
         self.ahead: ReadAhead | None = None
+        self.keeper: DecodedKeeper | None = None
         self._number = number
         self._executor: ThreadPoolExecutor | None = None
 
@@ -24,8 +26,9 @@ class Threads:
 
     def stop(self) -> None:
         """Begin nothing new; what is in hand ends by itself."""
-        if self.ahead is not None:
-            self.ahead.stop()
+        for helper in (self.ahead, self.keeper):
+            if helper is not None:
+                helper.stop()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
@@ -34,5 +37,6 @@ class Threads:
         self.stop()
         if self._executor is not None:
             self._executor.shutdown(wait=True)
-        if self.ahead is not None:
-            self.ahead.join(_JOIN_S)
+        for helper in (self.ahead, self.keeper):
+            if helper is not None:
+                helper.join(_JOIN_S)

@@ -1,0 +1,200 @@
+"""Keeps shards decoded in the cache: small on the wire, fast on the disk."""
+
+import json
+import logging
+import os
+import queue
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loader.audio import decode_whole
+from loader.recipe import audio_extension
+from loader.store import ShardStore
+from loader.tokens import octuple
+from loader.transfer import StoppedError, part_path
+from shards.errors import DataError, DecodeError
+from shards.index import index_bytes
+from shards.notes import read_notes
+from shards.reader import ShardReader
+from shards.tar import END_OF_ARCHIVE, sample_bytes
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+_POLL_S = 0.1
+_NICE = 10
+_PROBE_BYTES = 32 << 20
+_DECODED_BYTES_PER_S = 400e6  # what a core decodes FLAC to, in bytes of int16
+
+
+def folder_suffix(sample_rate: int) -> str:
+    """Behind a dataset's folder name: decoded shards of other rates or formats are others."""
+    return f"-decoded-{sample_rate}hz-v{FORMAT_VERSION}"
+
+
+def worth_keeping(size_bytes: int, folder: Path) -> bool:
+    """Whether decoded shards of this size are read faster than they are decoded again.
+
+    What fits into free memory is; what does not has to come from a disk that is fast enough.
+    """
+    if size_bytes <= _free_memory():
+        return True
+    rate = _disk_rate(folder)
+    if rate >= _DECODED_BYTES_PER_S:
+        return True
+    log.warning(
+        'cache="decoded": %.1f GB of decoded audio do not fit into memory, and %s reads %.0f MB/s, '
+        "slower than decoding: shards are kept as they come",
+        *(size_bytes / 1e9, folder, rate / 1e6),
+    )
+    return False
+
+
+class DecodedKeeper:
+    """A thread that decodes the shards that were opened raw, and puts them into the cache.
+
+    It runs at low priority, so that the batches in hand come first.
+    """
+
+    def __init__(self, store: ShardStore, *, sample_rate: int) -> None:
+        self._store, self._sample_rate = store, sample_rate
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="loader-decoded", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        with suppress(OSError):  # a system without priorities of threads
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        while not self._stop.is_set():
+            try:
+                number = self._store.undecoded.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
+            try:
+                self._keep(number)
+            except (StoppedError, InterruptedError):
+                return
+            except (DataError, OSError, ValueError) as error:
+                log.warning("shard %d is not kept decoded: %s", number, error)
+
+    def _keep(self, number: int) -> None:
+        """Decode one shard into the cache, unless another process has."""
+        with self._store.reader(number) as reader:
+            size = sum(_decoded_bytes(reader, row, self._sample_rate) for row in range(len(reader)))
+
+            def make(path: Path) -> None:
+                self._write(reader, path, size)
+
+            self._store.keep_decoded(number, make, need_bytes=size)
+
+    def _write(self, reader: ShardReader, path: Path, size: int) -> None:
+        """The tar and its index; both appear by rename, the tar last."""
+        part, offsets = part_path(path, size), [0]
+        try:
+            with part.open("wb") as tar:
+                for row in range(len(reader)):
+                    if self._stop.is_set():
+                        raise StoppedError
+                    key = reader.members(row)[0].key
+                    members = decode_members(reader.read(row), sample_rate=self._sample_rate)
+                    tar.write(sample_bytes(key, members))
+                    offsets.append(tar.tell())
+                tar.write(END_OF_ARCHIVE)
+            path.with_name(path.name + ".idx").write_bytes(index_bytes(offsets))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def decode_members(members: dict[str, bytes], *, sample_rate: int) -> dict[str, bytes]:
+    """The members of a sample with its audio as int16 and its notes as a table.
+
+    A member that does not decode stays as it is: reading it meets the same trouble and names it.
+    """
+    meta = _meta(members)
+    decoded: dict[str, bytes] = {}
+    extension = audio_extension(members)
+    if extension is not None:
+        at_least = meta["frames"] / meta["sample_rate"] if meta.get("frames") else 0.0
+        try:
+            audio = decode_whole(
+                members[extension], extension, sample_rate=sample_rate, at_least=at_least
+            )
+        except DecodeError:
+            decoded[extension] = members[extension]
+        else:
+            decoded["audio.npy"] = _npy(audio)
+            meta |= {"sample_rate": sample_rate, "frames": len(audio)}
+    if "json" in members:
+        decoded["json"] = json.dumps(meta, ensure_ascii=False).encode()
+    if "mid" in members:
+        decoded |= {"mid": members["mid"]} | _notes(members["mid"], meta)
+    return {**decoded, **{n: d for n, d in members.items() if n not in (*decoded, extension)}}
+
+
+def _notes(midi: bytes, meta: dict[str, Any]) -> dict[str, bytes]:
+    """The note table, unless 32 bits are too few for it to give the very same tokens."""
+    try:
+        exact = read_notes(midi, beat=float(meta.get("midi_beat") or 0.0)).table
+    except DecodeError:
+        return {}
+    table = exact.astype(np.float32)
+    same = np.array_equal(octuple(exact), octuple(table.astype(np.float64)))
+    return {"notes.npy": _npy(table)} if same else {}
+
+
+def _decoded_bytes(reader: ShardReader, row: int, sample_rate: int) -> int:
+    """About how much a sample takes once it is decoded."""
+    members = {member.extension: member for member in reader.members(row)}
+    raw = sum(member.size for member in members.values())
+    if "json" not in members:
+        return 8 * raw
+    data = reader.read_at(members["json"].start, members["json"].size)
+    duration = _meta({"json": data}).get("duration") or 0.0
+    return raw + round(2 * sample_rate * duration) + 4096
+
+
+def _meta(members: dict[str, bytes]) -> dict[str, Any]:
+    try:
+        meta = json.loads(members.get("json", b"{}"))
+    except ValueError:
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    target = BytesIO()
+    np.save(target, array, allow_pickle=False)
+    return target.getvalue()
+
+
+def _free_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _disk_rate(folder: Path) -> float:
+    """Bytes a second that the disk of a folder reads, past the page cache."""
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        file.write(os.urandom(_PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        began = time.perf_counter()
+        os.pread(file.fileno(), _PROBE_BYTES, 0)
+        return _PROBE_BYTES / (time.perf_counter() - began)

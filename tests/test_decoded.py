@@ -1,0 +1,121 @@
+"""cache="decoded": the same batches out of int16 shards that the cache keeps."""
+
+import io
+import json
+import time
+from pathlib import Path
+
+import corpus
+import numpy as np
+import pytest
+import torch
+from faultfs import FaultFileSystem
+
+from loader import decoded, make_pipeline
+from loader.decoded import decode_members
+from shards.reader import ShardReader
+
+RATE = corpus.SAMPLE_RATE
+SMALL = {"sample_rate": RATE, "clip_seconds": 1.0, "max_notes": 4, "batch_size": 8}
+
+
+@pytest.fixture(autouse=True)
+def _faultless():
+    FaultFileSystem.reset()
+    yield
+    FaultFileSystem.reset()
+
+
+def copies(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*-decoded-*/*.tar"))
+
+
+def wait_for_copies(cache: Path, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while len(copies(cache)) < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(copies(cache)) == count
+
+
+def assert_same(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if torch.is_tensor(value):
+            assert torch.equal(value.nan_to_num(-9), other[name].nan_to_num(-9)), name
+        else:
+            assert value == other[name], name
+
+
+@pytest.mark.parametrize("crop", ["start", "random"])
+@pytest.mark.parametrize("midi", ["octuple", "notes"])
+def test_batches_are_the_same_to_the_bit(dataset, tmp_path, crop, midi):
+    seconds = 1.0 if crop == "start" else 0.5
+    options = {**SMALL, "clip_seconds": seconds, "crop": crop, "midi": midi}
+    cache = tmp_path / "cache"
+    with (
+        make_pipeline(dataset, **options) as raw,
+        make_pipeline(dataset, cache="decoded", cache_dir=cache, **options) as pipe,
+    ):
+        for epoch in range(2):
+            for one, other in zip(pipe, raw, strict=True):
+                assert_same(one, other)
+            if epoch == 0:
+                wait_for_copies(cache, len(list(dataset.glob("*.tar"))))
+        open_now = {entry.reader.path for entry in pipe._store._open.values()}
+    assert open_now <= set(copies(cache))
+    assert open_now
+
+
+def test_a_second_run_needs_neither_source_nor_flac(dataset, tmp_path):
+    cache, url = tmp_path / "cache", f"fault://{dataset}"
+    with make_pipeline(url, cache="decoded", cache_dir=cache, **SMALL) as pipe:
+        expected = [batch["__key__"] for batch in pipe]
+        wait_for_copies(cache, len(list(dataset.glob("*.tar"))))
+    for raw in set(cache.glob("*/*.tar")) - set(copies(cache)):
+        raw.unlink()
+    FaultFileSystem.reset()
+    with make_pipeline(url, cache="decoded", cache_dir=cache, **SMALL) as pipe:
+        assert [batch["__key__"] for batch in pipe] == expected
+    assert not FaultFileSystem.opened
+
+
+def test_decoded_shards_are_webdataset_tars_of_int16_and_notes(dataset, tmp_path):
+    cache = tmp_path / "cache"
+    with make_pipeline(dataset, cache="decoded", cache_dir=cache, **SMALL) as pipe:
+        list(pipe)
+        wait_for_copies(cache, len(list(dataset.glob("*.tar"))))
+    with ShardReader(copies(cache)[0]) as reader, ShardReader(dataset / "shard-000000.tar") as raw:
+        assert len(reader) == len(raw)
+        members, source = reader.read(0), raw.read(0)
+    assert set(members) == {"audio.npy", "json", "mid", "notes.npy"}
+    audio = np.load(io.BytesIO(members["audio.npy"]))
+    assert (audio.dtype, audio.shape) == (np.int16, (RATE,))
+    notes = np.load(io.BytesIO(members["notes.npy"]))
+    assert (notes.dtype, notes.shape[1]) == (np.float32, 6)
+    assert json.loads(members["json"]) == json.loads(source["json"])
+
+
+def test_another_rate_has_copies_of_its_own(dataset, tmp_path):
+    cache, shards = tmp_path / "cache", len(list(dataset.glob("*.tar")))
+    for number, rate in enumerate((RATE, RATE // 2), start=1):
+        options = {**SMALL, "sample_rate": rate}
+        with make_pipeline(dataset, cache="decoded", cache_dir=cache, **options) as pipe:
+            assert {batch["audio"].shape[1] for batch in pipe} == {rate}
+            wait_for_copies(cache, number * shards)
+
+
+def test_what_does_not_decode_stays_and_is_named_as_before():
+    members = {"flac": b"junk", "json": b"{}", "mid": b"junk too", "cls": b"1"}
+    assert decode_members(members, sample_rate=RATE) == members
+
+
+def test_copies_larger_than_memory_on_a_slow_disk_are_not_made(
+    dataset, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(decoded, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(decoded, "_disk_rate", lambda folder: 50e6)
+    cache = tmp_path / "cache"
+    with make_pipeline(dataset, cache="decoded", cache_dir=cache, **SMALL) as pipe:
+        assert len(list(pipe)) == 6
+    assert not copies(cache)
+    assert "50 MB/s" in caplog.text
