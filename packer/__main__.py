@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         return int(args.run(args))
-    except (DataError, ValueError) as error:  # a bug of ours still ends in a traceback
+    except (DataError, ValueError, OSError) as error:  # a bug of ours still ends in a traceback
         log.error("%s", error)
         return 1
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from importlib import metadata
@@ -20,7 +20,7 @@ from packer.sizes import estimate_audio, plan_bytes
 from packer.spread import spread
 from packer.summary import label_stats
 from packer.target import Target
-from shards.errors import AnnotationError
+from shards.errors import AnnotationError, ManifestError
 from shards.keys import keys_bytes
 from shards.manifest import NAME, Manifest, dump_manifest
 from shards.records import unify
@@ -104,6 +104,8 @@ def build(
         AnnotationError: if more than ``max_rejected`` cannot be packed; nothing is written then.
         ManifestError: if ``out`` holds another dataset.
     """
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")
     root = annotations.parent if root is None else root
     checked, rejected = read_annotations(annotations, root=root, rewrite=rewrite)
     segments, more = probe(checked, progress=progress)
@@ -122,12 +124,35 @@ def build(
         )
         for split, part in _split(segments, options).items()
     ]
+    _refuse_mixture(target, options.split)
     for builder in builders:  # all of them before the first one writes
         builder.journal.refuse_other_data(overwrite=overwrite)
     built = [builder.run(report, workers=workers, progress=progress) for builder in builders]
-    if report.rejected:
-        target.write("rejected.jsonl", report.lines())
+    if any(one.made for one in built):
+        if report.rejected:
+            target.write("rejected.jsonl", report.lines())
+        else:
+            target.remove("rejected.jsonl")
     return built
+
+
+def _refuse_mixture(target: Target, splits: Collection[str]) -> None:
+    """A folder holds a dataset or its splits; what --overwrite would leave behind is not mixed in.
+
+    Raises:
+        ManifestError: if it holds a dataset beside which this one would lie.
+    """
+    names = target.names()
+    others = [NAME] if splits and NAME in names else []
+    others += [
+        f"{name}/{NAME}"
+        for name in names
+        if name != NAME and name not in splits and NAME in target.child(name).names()
+    ]
+    if others:
+        raise ManifestError(
+            f"{target.url}: holds {others[0]}, a dataset of other splits; choose another folder"
+        )
 
 
 @dataclass(slots=True)
@@ -202,6 +227,7 @@ class _Builder:
         """Make what is missing of the dataset."""
         finished = self.journal.finished()
         if finished is not None:
+            self.journal.end()  # notes of a run that was killed right at its end
             return Built(self._target.url, finished, made=False)
         self.journal.begin()
         shards: list[Written] = []
@@ -212,12 +238,14 @@ class _Builder:
             if done is None:
                 done = self._make_group(group, len(shards), report, workers, progress)
                 self.journal.finish_group(number, done)
+            else:
+                report.rejected += [self._rejection(i, why) for i, why in done.rejected.items()]
             shards += done.shards
             durations |= done.durations
         manifest = self._manifest(shards, durations)
         self._target.write("keys.bin", keys_bytes(self._keys(shard) for shard in shards))
         self._target.write(NAME, dump_manifest(manifest))
-        self.journal.end(len(groups))
+        self.journal.end()
         return Built(self._target.url, manifest, made=True)
 
     def _plan(self) -> list[Group]:

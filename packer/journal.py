@@ -104,11 +104,11 @@ class Journal:
         """Note a group whose shards are all in the target."""
         self._target.write(_group_name(number), json.dumps(asdict(done)).encode())
 
-    def end(self, groups: int) -> None:
+    def end(self) -> None:
         """Remove the notes: the manifest is there."""
-        for number in range(groups):
-            self._target.remove(_group_name(number))
-        self._target.remove(_BEGUN)
+        for name in self._target.names():
+            if name == _BEGUN or _is_group(name):
+                self._target.remove(name)
 
     def _manifest(self) -> Manifest:
         return load_manifest(self._target.read(NAME), name=f"{self._target.url}/{NAME}")
@@ -125,11 +125,14 @@ def _group_name(number: int) -> str:
     return f"build-group-{number:05d}.json"
 
 
+def _is_group(name: str) -> bool:
+    return name.startswith("build-group-") and name.endswith(".json")
+
+
 def _is_ours(name: str) -> bool:
     """Whether a build makes files of this name."""
     shard = name.startswith("shard-") and name.endswith((".tar", ".tar.idx"))
-    note = name.startswith("build-group-") and name.endswith(".json")
-    return shard or note or name in (NAME, "keys.bin", _BEGUN)
+    return shard or _is_group(name) or name in (NAME, "keys.bin", _BEGUN)
 
 
 def _by_index(values: Mapping[str, Any]) -> dict[int, Any]:

@@ -18,6 +18,7 @@ from packer.lines import appearing, read_lines, write_lines
 from packer.spread import spread
 from packer.synth import SAMPLE_RATE, Piano, Sound
 from shards.errors import AnnotationError, DataError, DecodeError
+from shards.notes import parse_midi
 
 log = logging.getLogger("packer")
 
@@ -193,9 +194,11 @@ def _is_done(job: Recording) -> bool:
 
 def _read(midi: Path) -> ScoreTick:
     try:
-        return ScoreTick.from_midi(midi.read_bytes())
-    except (OSError, RuntimeError, ValueError) as error:
+        return cast(ScoreTick, parse_midi(midi.read_bytes()))
+    except OSError as error:
         raise DecodeError(f"{midi}: not a readable MIDI file: {error}") from error
+    except DecodeError as error:
+        raise DecodeError(f"{midi}: {error}") from error
 
 
 @functools.cache

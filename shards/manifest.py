@@ -1,6 +1,7 @@
 """``manifest.json``: what a dataset holds. A wids shard index with further keys."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -11,6 +12,7 @@ from shards.errors import ManifestError
 NAME = "manifest.json"
 FORMAT_VERSION = 1
 _KIND = "wids-shard-index-v1"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def load_manifest(data: bytes, *, name: str) -> Manifest:
             duration_s=float(document.get("duration_s", 0.0)),
             packer_version=str(document.get("packer_version", "")),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ManifestError(f"{name}: damaged: {type(error).__name__}: {error}") from error
     for shard in shards:
         _require_inside(shard.url, name)
@@ -130,7 +132,7 @@ def fingerprint(shards: tuple[ShardInfo, ...]) -> str:
 def _parse(data: bytes, name: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{name}: not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("wids_version") != 1:
         raise ManifestError(f"{name}: not a shard index: wids_version 1 was expected")
@@ -158,5 +160,6 @@ def _shard(entry: Mapping[str, Any]) -> ShardInfo:
 
 def _require_inside(url: str, name: str) -> None:
     """Shards lie in the manifest's folder: a manifest must not make a reader open other places."""
-    if "://" in url or url.startswith(("/", "\\", "~")) or ".." in url.split("/") or "::" in url:
+    elsewhere = _SCHEME.match(url) or url.startswith(("/", "\\", "~")) or ".." in url.split("/")
+    if not url or elsewhere or "::" in url or "\0" in url:
         raise ManifestError(f"{name}: shard {url!r} lies outside the dataset's folder")

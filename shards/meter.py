@@ -1,4 +1,4 @@
-"""Tempo and meter maps: seconds, bars and beats of MIDI ticks, in exact integers."""
+"""Tempo and meter maps: seconds, bars and beats of MIDI ticks."""
 
 from dataclasses import dataclass
 
@@ -16,28 +16,31 @@ _DEFAULT_METER = (4, 4)
 class TempoMap:
     """Piecewise constant tempo.
 
+    Times are computed by pretty_midi's operations in its order, so that they equal its to the
+    bit: a length of exactly 12.5 hundredths of a second must not be 12 here and 13 there.
+
     Attributes:
         ticks: (K,) int64 starts of the segments, the first at 0.
         tempos: (K,) int64 microseconds a quarter note.
-        elapsed: (K,) int64 time at each start, in microseconds times ``ticks_per_quarter``.
+        tick_s: (K,) seconds a tick.
+        elapsed_s: (K,) seconds at each start.
     """
 
     ticks: Ticks
     tempos: Ticks
-    elapsed: Ticks
-    ticks_per_quarter: int
+    tick_s: Seconds
+    elapsed_s: Seconds
 
     def seconds(self, ticks: Ticks) -> Seconds:
-        """Time of each tick: integers up to one division, so the error is that of one rounding."""
+        """Time of each tick."""
         at = np.searchsorted(self.ticks, ticks, side="right") - 1
-        exact = self.elapsed[at] + (ticks - self.ticks[at]) * self.tempos[at]
-        return exact / (self.ticks_per_quarter * 1e6)
+        seconds: Seconds = self.elapsed_s[at] + self.tick_s[at] * (ticks - self.ticks[at])
+        return seconds
 
     def tick_at(self, seconds: float) -> float:
         """The (fractional) tick that sounds at a time of at least 0."""
-        target = seconds * self.ticks_per_quarter * 1e6
-        at = int(np.searchsorted(self.elapsed, target, side="right")) - 1
-        return float(self.ticks[at] + (target - self.elapsed[at]) / self.tempos[at])
+        at = int(np.searchsorted(self.elapsed_s, seconds, side="right")) - 1
+        return float(self.ticks[at] + (seconds - self.elapsed_s[at]) / self.tick_s[at])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,11 @@ class MeterMap:
 def tempo_map(ticks: Ticks, tempos: Ticks, *, ticks_per_quarter: int) -> TempoMap:
     """Tempo map of the tempo events at ``ticks``, with 120 beats a minute before the first."""
     ticks, tempos = _segments(ticks, tempos, _DEFAULT_TEMPO, valid=tempos > 0)
-    elapsed = np.concatenate([[0], np.cumsum(np.diff(ticks) * tempos[:-1])])
-    return TempoMap(ticks, tempos, elapsed, ticks_per_quarter)
+    changed = np.append(True, tempos[1:] != tempos[:-1])  # else a sum in two parts rounds twice
+    ticks, tempos = ticks[changed], tempos[changed]
+    tick_s = 60.0 / (6e7 / tempos * ticks_per_quarter)
+    elapsed_s = np.concatenate([[0.0], np.cumsum(tick_s[:-1] * np.diff(ticks))])
+    return TempoMap(ticks, tempos, tick_s, elapsed_s)
 
 
 def meter_map(

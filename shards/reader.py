@@ -8,7 +8,7 @@ import numpy as np
 
 from shards.errors import ShardError
 from shards.index import Offsets, parse_index
-from shards.tar import Member, scan, walk
+from shards.tar import BLOCK, Member, scan, walk
 
 
 class ShardReader:
@@ -98,8 +98,21 @@ class ShardReader:
         if samples is not None and index.exists():
             self._members = [None] * samples
             size = os.fstat(self._fd).st_size
-            return parse_index(index.read_bytes(), samples=samples, tar_bytes=size, name=str(index))
+            offsets = parse_index(
+                index.read_bytes(), samples=samples, tar_bytes=size, name=str(index)
+            )
+            if samples and int(offsets[-1]) == size:  # Lhotse's: the last sample ends before it
+                offsets[-1] = self._end(int(offsets[-2]))
+            return offsets
         return self._scan(samples)
+
+    def _end(self, start: int) -> int:
+        """Where the last sample, which begins at ``start``, ends."""
+        try:
+            *_, last = walk(self.read_at, start, None)
+        except (ShardError, ValueError) as error:
+            raise ShardError(f"{self.path}: last sample, at byte {start}: {error}") from error
+        return last.start + last.size + -last.size % BLOCK
 
     def _scan(self, samples: int | None) -> Offsets:
         try:

@@ -14,6 +14,7 @@ from shards.records import COMPUTED, require_one_type
 
 MAX_KEY_BYTES = 88  # KEY.notes.npy has to fit the 100 bytes of a USTAR name
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
+_MAX_SECONDS = 10**9  # thirty years: beyond it is a slip of the pen, and of the arithmetic
 _NOT_IN_KEY = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -91,24 +92,33 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open(encoding="utf-8-sig") as file:
             for line, text in enumerate(file, 1):
                 if text.strip():
-                    yield line, text
+                    yield line, text.rstrip()
     except FileNotFoundError:
         raise AnnotationError(f"{path}: no such annotation file") from None
     except IsADirectoryError:
         raise AnnotationError(f"{path}: is a folder; a JSONL file is expected") from None
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path}: not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        record = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        record = json.loads(
+            text, parse_constant=_no_constant, parse_float=_finite, parse_int=_int64
+        )
     except RecursionError:
         raise ValueError("not JSON: nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(record, dict):
         raise ValueError(f"not a JSON object but {type(record).__name__}")
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise ValueError(f"not Unicode text: {half} is half of a surrogate pair") from None
     return record
 
 
@@ -120,6 +130,13 @@ def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text} is out of range")
+    return value
+
+
+def _int64(text: str) -> int:
+    value = int(text) if len(text) <= 20 else 2**63
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{text[:20]}... is out of range: an integer has at most 64 bits")
     return value
 
 
@@ -151,6 +168,8 @@ def _path(
         return None
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"{name!r} must be a path, got {value!r}")
+    if not PurePosixPath(value).name:
+        raise ValueError(f"{name!r}: {value!r} names no file")
     return root / _rewritten(value, rewrite)
 
 
@@ -169,6 +188,8 @@ def _seconds(record: Mapping[str, Any], name: str) -> float | None:
         raise ValueError(f"{name!r} must be a number of seconds, got {value!r}")
     if value < 0:
         raise ValueError(f"{name!r} must not be negative, got {value}")
+    if value > _MAX_SECONDS:
+        raise ValueError(f"{name!r} must be at most {_MAX_SECONDS} seconds, got {value}")
     return float(value)
 
 

@@ -15,8 +15,10 @@ ReadAt = Callable[[int, int], bytes | memoryview]
 _REGULAR = b"0\x007"  # type flags of plain files: "0", NUL of old tars, "7" contiguous
 _EXTENSION_HEADERS = b"LKxgXN"  # GNU long names, PAX records: they describe what follows
 _DIRECTORY = b"5"
+_COUNT = re.compile(rb"[0-9]{1,20}")
 _SIDE_DATA = re.compile(r"__[^/]*__(/|$)")  # webdataset's own convention for dataset-wide files
 _MAX_EXTENSION_BYTES = 1 << 20  # a longer name or PAX record is an attack, not a name
+_MAX_SIZE = 1 << 62  # offsets past it overflow what the system can seek to
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,13 @@ def split_name(name: str) -> tuple[str, str] | None:
     return folder + slash + stem, extension.lower()
 
 
-def walk(read_at: ReadAt, start: int, stop: int) -> Iterator[Member]:
+def walk(read_at: ReadAt, start: int, stop: int | None) -> Iterator[Member]:
     """Members in tar order between two offsets; USTAR, GNU long names and PAX are understood.
 
     Args:
         read_at: ``read_at(offset, size)`` gives the bytes there, fewer at the end.
-        start, stop: offsets of the first header and of the end of the last member, in bytes.
+        start, stop: offsets of the first header and of the end of the last member, in bytes; None
+            is where the end-of-archive blocks start.
 
     Raises:
         ShardError: if a header is damaged, an entry is cut short, or one is a link, device or
@@ -126,6 +129,8 @@ def _entries(read_at: ReadAt, start: int, stop: int | None) -> Iterator[_Entry]:
             return
         kind = bytes(block[156:157])
         size = int(pax["size"]) if "size" in pax else _size(block, offset)
+        if not 0 <= size < _MAX_SIZE:
+            raise ShardError(f"damaged header at byte {offset}: it claims {size} bytes")
         data = offset + BLOCK
         offset = data + size + -size % BLOCK
         if stop is not None and offset > stop:
@@ -160,7 +165,7 @@ def _pax_records(content: bytes, offset: int) -> dict[str, str]:
     at = 0
     while at < len(content) and content[at] != 0:
         digits, _, rest = content[at:].partition(b" ")
-        length = int(digits) if digits.isdigit() else 0
+        length = int(digits) if _COUNT.fullmatch(digits) else 0
         name, equals, value = rest[: length - len(digits) - 2].partition(b"=")
         if not length or not equals:
             raise ShardError(f"damaged PAX header at byte {offset}")
@@ -168,7 +173,7 @@ def _pax_records(content: bytes, offset: int) -> dict[str, str]:
             raise ShardError(f"sparse file at byte {offset}")
         records[name.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
         at += length
-    if not records.get("size", "0").isdigit():
+    if not _COUNT.fullmatch(records.get("size", "0").encode("utf-8", "surrogateescape")):
         raise ShardError(f"damaged PAX header at byte {offset}: size={records['size']!r}")
     return records
 
@@ -190,7 +195,7 @@ def _size(block: bytes | memoryview, offset: int) -> int:
         raise ShardError(f"damaged header at byte {offset}: its checksum does not hold")
     field = bytes(block[124:136])
     if field[0] & 0x80:
-        return int.from_bytes(field[1:], "big")
+        return int.from_bytes(field[1:], "big", signed=field[0] == 0xFF)
     try:
         return int(field.strip(b"\0 ") or b"0", 8)
     except ValueError:
