@@ -33,7 +33,7 @@ class TempoMap:
 
     def seconds(self, ticks: Ticks) -> Seconds:
         """Time of each tick."""
-        at = np.searchsorted(self.ticks, ticks, side="right") - 1
+        at = _at(self.ticks, ticks)
         seconds: Seconds = self.elapsed_s[at] + self.tick_s[at] * (ticks - self.ticks[at])
         return seconds
 
@@ -66,7 +66,7 @@ class MeterMap:
 
     def bars_and_beats(self, ticks: Ticks) -> tuple[Ticks, Seconds]:
         """Bar number of each tick, and the beat in that bar, from 0, with its fraction."""
-        at = np.searchsorted(self.ticks, ticks, side="right") - 1
+        at = _at(self.ticks, ticks)
         beat = 4 * self.ticks_per_quarter
         units = (ticks - self.ticks[at]) * self.denominators[at] + np.where(at == 0, self.phase, 0)
         bars, in_bar = np.divmod(units, self.numerators[at] * beat)
@@ -75,9 +75,10 @@ class MeterMap:
 
 def tempo_map(ticks: Ticks, tempos: Ticks, *, ticks_per_quarter: int) -> TempoMap:
     """Tempo map of the tempo events at ``ticks``, with 120 beats a minute before the first."""
-    ticks, tempos = _segments(ticks, tempos, _DEFAULT_TEMPO, valid=tempos > 0)
-    changed = np.append(True, tempos[1:] != tempos[:-1])  # else a sum in two parts rounds twice
-    ticks, tempos = ticks[changed], tempos[changed]
+    ticks, tempos = _segments(ticks, tempos, defaults=(_DEFAULT_TEMPO,), valid=tempos > 0)
+    if len(ticks) > 1:  # a sum in two parts of one tempo would round twice
+        changed = np.append(True, tempos[1:] != tempos[:-1])
+        ticks, tempos = ticks[changed], tempos[changed]
     tick_s = 60.0 / (6e7 / tempos * ticks_per_quarter)
     elapsed_s = np.concatenate([[0.0], np.cumsum(tick_s[:-1] * np.diff(ticks))])
     return TempoMap(ticks, tempos, tick_s, elapsed_s)
@@ -97,23 +98,34 @@ def meter_map(
         beat: beat in bar 0 at tick 0, for music that was cut in the middle of a bar.
     """
     valid = (numerators > 0) & (denominators > 0)
-    starts, numerators = _segments(ticks, numerators, _DEFAULT_METER[0], valid=valid)
-    _, denominators = _segments(ticks, denominators, _DEFAULT_METER[1], valid=valid)
+    starts, numerators, denominators = _segments(
+        ticks, numerators, denominators, defaults=_DEFAULT_METER, valid=valid
+    )
     phase = round(beat * 4 * ticks_per_quarter)
     units = np.diff(starts) * denominators[:-1]
-    if len(units):
-        units[0] += phase
+    units[:1] += phase
     whole = -(-units // (numerators[:-1] * 4 * ticks_per_quarter))
     bars = np.concatenate([[0], np.cumsum(whole)])
     return MeterMap(starts, numerators, denominators, bars, phase, ticks_per_quarter)
 
 
 def _segments(
-    ticks: Ticks, values: Ticks, default: int, *, valid: NDArray[np.bool_]
-) -> tuple[Ticks, Ticks]:
-    """Events in order of time, the last of each tick, with one at tick 0."""
+    ticks: Ticks, *columns: Ticks, defaults: tuple[int, ...], valid: NDArray[np.bool_]
+) -> list[Ticks]:
+    """Ticks and columns of events in order of time, the last of each tick, with one at tick 0."""
+    if len(ticks) == 1 and ticks[0] == 0 and valid[0]:  # most files
+        return [column.astype(np.int64) for column in (ticks, *columns)]
     order = np.argsort(ticks[valid], kind="stable")
-    ticks = np.concatenate([[0], ticks[valid][order]]).astype(np.int64)
-    values = np.concatenate([[default], values[valid][order]]).astype(np.int64)
-    last = np.append(ticks[1:] != ticks[:-1], True)
-    return ticks[last], values[last]
+    found = [
+        np.concatenate([[first], column[valid][order]]).astype(np.int64)
+        for first, column in zip((0, *defaults), (ticks, *columns), strict=True)
+    ]
+    last = np.append(found[0][1:] != found[0][:-1], True)
+    return [column[last] for column in found]
+
+
+def _at(starts: Ticks, ticks: Ticks) -> Ticks:
+    """Which segment each tick lies in."""
+    if len(starts) == 1:
+        return np.zeros_like(ticks)
+    return np.searchsorted(starts, ticks, side="right") - 1

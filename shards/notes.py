@@ -118,17 +118,17 @@ def read_notes(
     onset, duration, pitch, velocity, left_out = _piano_notes(score)
     tempo, meter = _tempo_map(score), _meter_map(score, beat)
     start, end = tempo.seconds(onset), tempo.seconds(onset + duration)
-    if start_s > 0 or end_s is not None:
-        stop_s = np.inf if end_s is None else end_s
+    stop_s = np.inf if end_s is None else end_s
+    first = 0
+    if start_s > 0 or end.max(initial=0.0) > stop_s - _EDGE_S:
         kept = _sounding(start, end, start_s + _EDGE_S, stop_s - _EDGE_S)
         start = np.clip(start[kept], start_s, stop_s) - start_s
         end = np.clip(end[kept], start_s, stop_s) - start_s
         onset, pitch, velocity = onset[kept], pitch[kept], velocity[kept]
-    # the window starts between two ticks: bars and beats are read off a finer grid
-    first = round(tempo.tick_at(start_s) * _GRID)
-    bar, in_bar = _refine(meter, _GRID).bars_and_beats(
-        np.append(np.maximum(onset * _GRID, first), first)
-    )
+    if start_s > 0:  # between two ticks: bars and beats are read off a finer grid
+        first, meter = round(tempo.tick_at(start_s) * _GRID), _refine(meter, _GRID)
+        onset = np.maximum(onset * _GRID, first)
+    bar, in_bar = meter.bars_and_beats(np.append(onset, first))
     columns = [start, end - start, pitch, velocity, bar[:-1] - bar[-1], in_bar[:-1]]
     table = np.stack(columns, axis=1, dtype=np.float64)
     return Notes(table[np.lexsort((table[:, 2], table[:, 0]))], left_out)
