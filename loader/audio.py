@@ -5,7 +5,8 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import lru_cache
 from io import BytesIO
-from typing import Any, Protocol
+from tokenize import TokenError
+from typing import Any, Protocol, TypeVar
 
 import miniaudio
 import numpy as np
@@ -18,15 +19,24 @@ from shards.errors import DecodeError
 from shards.pcm import INT16_SCALE, mix_down, to_int16
 
 _ffi, _lib = miniaudio.ffi, miniaudio.lib
+_PLAUSIBLE = 1024  # frames a byte; FLAC of digital silence has some 350
+_COUNTED_AT_ONCE = 65536
+
 Data = bytes | memoryview
+Result = TypeVar("Result")
 
 
 class Decoder(Protocol):
-    """An audio file in memory, open for reading."""
+    """An audio file in memory, open for reading.
+
+    Attributes:
+        int16: the file holds 16-bit samples (or fewer), which int16 reads give as they are.
+    """
 
     sample_rate: int
     channels: int
     frames: int
+    int16: bool
 
     def read(self, start: int, out: NDArray[Any]) -> int:
         """Fill ``out``, (n, channels) float32 or int16, from frame ``start``; frames written."""
@@ -42,15 +52,17 @@ def decode_window(
     sample_rate: int,
     start: int = 0,
     at_least: float = 0.0,
+    stored_rate: int | None = None,
 ) -> int:
     """Decode a window of a file to mono at ``sample_rate``.
 
     Args:
         data: content of the file.
-        extension: flac, wav, mp3, ogg, opus, ... or npy for int16 samples at ``sample_rate``.
+        extension: flac, wav, mp3, ogg, opus, ... or audio.npy for int16 samples.
         row: (T,) float32 or int16; filled from the left, the rest zeroed.
         start: first frame of the window, counted at ``sample_rate``.
         at_least: seconds that the whole file must have, as its annotation says.
+        stored_rate: Hz of npy samples, which do not tell it; None is ``sample_rate``.
 
     Returns:
         How many frames of ``row`` are sound.
@@ -58,45 +70,58 @@ def decode_window(
     Raises:
         DecodeError: if no decoder reads it whole; the message says what each found.
     """
-    if extension.endswith("npy"):
-        return _copy_npy(data, row, start)
-    tried = []
-    for name, opener in _decoders(extension):
-        try:
-            with closing(opener(data)) as decoder:
-                return _decode(decoder, row, sample_rate, start, at_least)
-        except DecodeError as error:
-            tried.append(f"{name}: {error}")
-    row[:] = 0
-    raise DecodeError("; ".join(tried))
+
+    def decode(decoder: Decoder) -> int:
+        return _decode(decoder, row, sample_rate, start, at_least)
+
+    return _try_each(data, extension, decode, stored_rate or sample_rate)
 
 
 def decode_whole(
-    data: Data, extension: str, *, sample_rate: int, at_least: float = 0.0
+    data: Data,
+    extension: str,
+    *,
+    sample_rate: int,
+    at_least: float = 0.0,
+    stored_rate: int | None = None,
 ) -> NDArray[np.int16]:
-    """(frames,) int16: a whole file as mono at ``sample_rate``.
+    """(frames,) int16: a whole file as mono at ``sample_rate``; arguments as ``decode_window``'s.
 
     Raises:
-        DecodeError: as ``decode_window`` does.
+        DecodeError: if no decoder reads it whole.
     """
-    if extension.endswith("npy"):
-        return npy_view(data)
-    row = np.empty(math.ceil(duration_s(data, extension) * sample_rate) + 1, dtype=np.int16)
-    count = decode_window(data, extension, row, sample_rate=sample_rate, at_least=at_least)
-    return row[:count]
+
+    def decode(decoder: Decoder) -> NDArray[np.int16]:
+        row = np.empty(math.ceil(decoder.frames * sample_rate / decoder.sample_rate) + 1, np.int16)
+        return row[: _decode(decoder, row, sample_rate, 0, at_least)]
+
+    return _try_each(data, extension, decode, stored_rate or sample_rate)
 
 
-def duration_s(data: Data, extension: str) -> float:
+def duration_s(data: Data, extension: str, *, stored_rate: int) -> float:
     """Seconds of a file by its header.
 
     Raises:
         DecodeError: if no decoder opens it.
     """
+    return _try_each(data, extension, lambda d: float(d.frames / d.sample_rate), stored_rate)
+
+
+def _try_each(
+    data: Data, extension: str, action: Callable[[Decoder], Result], stored_rate: int
+) -> Result:
+    """What the first decoder that succeeds makes of a file.
+
+    Raises:
+        DecodeError: if none does; the message says what each found.
+    """
+    if extension.endswith("npy"):
+        return action(_Npy(data, stored_rate))
     tried = []
     for name, opener in _decoders(extension):
         try:
             with closing(opener(data)) as decoder:
-                return float(decoder.frames / decoder.sample_rate)
+                return action(decoder)
         except DecodeError as error:
             tried.append(f"{name}: {error}")
     raise DecodeError("; ".join(tried))
@@ -113,7 +138,8 @@ def _decode(
     first = round(start * rate / sample_rate)
     wanted = len(row) if rate == sample_rate else -(-len(row) * rate // sample_rate)
     count = max(0, min(wanted, decoder.frames - first))
-    if decoder.channels == 1 and rate == sample_rate:
+    as_stored = decoder.int16 or row.dtype == np.float32
+    if decoder.channels == 1 and rate == sample_rate and as_stored:
         _read_whole(decoder, first, row[:count])
     else:
         raw = np.empty((count, decoder.channels), dtype=np.float32)
@@ -134,73 +160,102 @@ def _read_whole(decoder: Decoder, first: int, out: NDArray[Any]) -> None:
         raise DecodeError(f"decodes to {got} frames where its header declares {len(out)}")
 
 
-class _Flac:
+class _Fast:
+    """One of miniaudio's decoders: on memory, into memory, without Python's lock."""
+
+    frames: int
+
+    def __init__(self, handle: Any, name: str, *, int16: bool) -> None:
+        self._handle, self.int16 = handle, int16
+        self._seek = getattr(_lib, f"ma_dr_{name}_seek_to_pcm_frame")
+        self._read_int16 = getattr(_lib, f"ma_dr_{name}_read_pcm_frames_s16")
+        self._read_float32 = getattr(_lib, f"ma_dr_{name}_read_pcm_frames_f32")
+        self.sample_rate, self.channels = int(handle.sampleRate), int(handle.channels)
+
+    def read(self, start: int, out: NDArray[Any]) -> int:
+        if start and not self._seek(self._handle, start):
+            raise DecodeError(f"cannot seek to frame {start}")
+        if out.dtype == np.int16:
+            buffer = _ffi.from_buffer("short[]", out, require_writable=True)
+            return int(self._read_int16(self._handle, len(out), buffer))
+        buffer = _ffi.from_buffer("float[]", out, require_writable=True)
+        return int(self._read_float32(self._handle, len(out), buffer))
+
+
+class _Flac(_Fast):
     def __init__(self, data: Data) -> None:
         self._data = _ffi.from_buffer(data)
-        self._flac = _lib.ma_dr_flac_open_memory(self._data, len(data), _ffi.NULL)
-        if self._flac == _ffi.NULL:
+        flac = _lib.ma_dr_flac_open_memory(self._data, len(data), _ffi.NULL)
+        if flac == _ffi.NULL:
             raise DecodeError("not a FLAC file")
-        self.sample_rate = int(self._flac.sampleRate)
-        self.channels = int(self._flac.channels)
-        self.frames = int(self._flac.totalPCMFrameCount)
-
-    def read(self, start: int, out: NDArray[Any]) -> int:
-        if start and not _lib.ma_dr_flac_seek_to_pcm_frame(self._flac, start):
-            raise DecodeError(f"cannot seek to frame {start}")
-        if out.dtype == np.int16:
-            buffer = _ffi.from_buffer("short[]", out, require_writable=True)
-            return int(_lib.ma_dr_flac_read_pcm_frames_s16(self._flac, len(out), buffer))
-        buffer = _ffi.from_buffer("float[]", out, require_writable=True)
-        return int(_lib.ma_dr_flac_read_pcm_frames_f32(self._flac, len(out), buffer))
+        super().__init__(flac, "flac", int16=flac.bitsPerSample <= 16)
+        self.frames = int(flac.totalPCMFrameCount)
+        # encoders of streams do not know the length; a damaged header claims anything
+        if not self.frames or self.frames > _PLAUSIBLE * len(data):
+            self.frames = self._count()
 
     def close(self) -> None:
-        _lib.ma_dr_flac_close(self._flac)
+        _lib.ma_dr_flac_close(self._handle)
+
+    def _count(self) -> int:
+        """Frames that are really there."""
+        block, frames = np.empty((_COUNTED_AT_ONCE, max(1, self.channels)), np.float32), 0
+        while got := self.read(0, block):
+            frames += got
+        if not self._seek(self._handle, 0):
+            raise DecodeError("cannot seek to its beginning")
+        return frames
 
 
-class _Wav:
+class _Wav(_Fast):
     def __init__(self, data: Data) -> None:
         self._data = _ffi.from_buffer(data)
-        self._wav = _ffi.new("ma_dr_wav *")
-        if not _lib.ma_dr_wav_init_memory(self._wav, self._data, len(data), _ffi.NULL):
+        wav = _ffi.new("ma_dr_wav *")
+        if not _lib.ma_dr_wav_init_memory(wav, self._data, len(data), _ffi.NULL):
             raise DecodeError("not a WAV file")
-        self.sample_rate = int(self._wav.sampleRate)
-        self.channels = int(self._wav.channels)
-        self.frames = int(self._wav.totalPCMFrameCount)
-
-    def read(self, start: int, out: NDArray[Any]) -> int:
-        if start and not _lib.ma_dr_wav_seek_to_pcm_frame(self._wav, start):
-            raise DecodeError(f"cannot seek to frame {start}")
-        if out.dtype == np.int16:
-            buffer = _ffi.from_buffer("short[]", out, require_writable=True)
-            return int(_lib.ma_dr_wav_read_pcm_frames_s16(self._wav, len(out), buffer))
-        buffer = _ffi.from_buffer("float[]", out, require_writable=True)
-        return int(_lib.ma_dr_wav_read_pcm_frames_f32(self._wav, len(out), buffer))
+        pcm = wav.translatedFormatTag == _lib.MA_DR_WAVE_FORMAT_PCM and wav.bitsPerSample <= 16
+        super().__init__(wav, "wav", int16=bool(pcm))
+        self.frames = _believed(int(wav.totalPCMFrameCount), data)
 
     def close(self) -> None:
-        _lib.ma_dr_wav_uninit(self._wav)
+        _lib.ma_dr_wav_uninit(self._handle)
 
 
-class _Mp3:
+class _Mp3(_Fast):
     def __init__(self, data: Data) -> None:
         self._data = _ffi.from_buffer(data)
-        self._mp3 = _ffi.new("ma_dr_mp3 *")
-        if not _lib.ma_dr_mp3_init_memory(self._mp3, self._data, len(data), _ffi.NULL):
+        mp3 = _ffi.new("ma_dr_mp3 *")
+        if not _lib.ma_dr_mp3_init_memory(mp3, self._data, len(data), _ffi.NULL):
             raise DecodeError("not an MP3 file")
-        self.sample_rate = int(self._mp3.sampleRate)
-        self.channels = int(self._mp3.channels)
-        self.frames = int(_lib.ma_dr_mp3_get_pcm_frame_count(self._mp3))
-
-    def read(self, start: int, out: NDArray[Any]) -> int:
-        if start and not _lib.ma_dr_mp3_seek_to_pcm_frame(self._mp3, start):
-            raise DecodeError(f"cannot seek to frame {start}")
-        if out.dtype == np.int16:
-            buffer = _ffi.from_buffer("short[]", out, require_writable=True)
-            return int(_lib.ma_dr_mp3_read_pcm_frames_s16(self._mp3, len(out), buffer))
-        buffer = _ffi.from_buffer("float[]", out, require_writable=True)
-        return int(_lib.ma_dr_mp3_read_pcm_frames_f32(self._mp3, len(out), buffer))
+        super().__init__(mp3, "mp3", int16=False)
+        self.frames = int(_lib.ma_dr_mp3_get_pcm_frame_count(mp3))
 
     def close(self) -> None:
-        _lib.ma_dr_mp3_uninit(self._mp3)
+        _lib.ma_dr_mp3_uninit(self._handle)
+
+
+class _Npy:
+    """int16 samples as they are; what a decoded shard holds."""
+
+    channels, int16 = 1, True
+
+    def __init__(self, data: Data, sample_rate: int) -> None:
+        self._samples = npy_view(data)
+        if self._samples.dtype != np.int16 or self._samples.ndim != 1:
+            found = f"{self._samples.dtype} {self._samples.shape}"
+            raise DecodeError(f"audio.npy holds {found}; int16 [frames] is due")
+        self.sample_rate, self.frames = sample_rate, len(self._samples)
+
+    def read(self, start: int, out: NDArray[Any]) -> int:
+        window = self._samples[start : start + len(out)]
+        target = out.reshape(len(out))[: len(window)]
+        if out.dtype == np.float32:
+            np.multiply(window, np.float32(1 / INT16_SCALE), out=target, dtype=np.float32)
+        else:
+            target[:] = window
+        return len(window)
+
+    def close(self) -> None: ...
 
 
 class _SoundFile:
@@ -213,7 +268,9 @@ class _SoundFile:
             raise DecodeError(str(error)) from error
         self.sample_rate = int(self._file.samplerate)
         self.channels = int(self._file.channels)
-        self.frames = int(self._file.frames)
+        self.frames = _believed(int(self._file.frames), data)
+        # libsndfile would cast what is no 16-bit sample, loud ones to their opposite
+        self.int16 = self._file.subtype in ("PCM_16", "PCM_S8", "PCM_U8")
 
     def read(self, start: int, out: NDArray[Any]) -> int:
         try:
@@ -237,13 +294,13 @@ class _TorchCodec:
             raise DecodeError("not installed") from None
         except (RuntimeError, ValueError) as error:
             raise DecodeError(str(error).splitlines()[0]) from error
-        self._frames = samples.data.numpy().T
+        self._frames, self.int16 = samples.data.numpy().T, False
         self.sample_rate = int(samples.sample_rate)
         self.frames, self.channels = self._frames.shape
 
     def read(self, start: int, out: NDArray[Any]) -> int:
         frames = self._frames[start : start + len(out)].reshape(-1, *out.shape[1:])
-        out[: len(frames)] = frames if out.dtype == np.float32 else to_int16(frames)
+        out[: len(frames)] = frames
         return len(frames)
 
     def close(self) -> None: ...
@@ -259,18 +316,11 @@ def _decoders(extension: str) -> list[tuple[str, Callable[[Data], Any]]]:
     return [*found, ("soundfile", _SoundFile), ("torchcodec", _TorchCodec)]
 
 
-def _copy_npy(data: Data, row: NDArray[Any], start: int) -> int:
-    samples = npy_view(data)
-    if samples.dtype != np.int16 or samples.ndim != 1:
-        raise DecodeError(f"audio.npy holds {samples.dtype} {samples.shape}; int16 [frames] is due")
-    window = samples[start : start + len(row)]
-    count = len(window)
-    if row.dtype == np.float32:
-        np.multiply(window, np.float32(1 / INT16_SCALE), out=row[:count], dtype=np.float32)
-    else:
-        row[:count] = window
-    row[count:] = 0
-    return count
+def _believed(frames: int, data: Data) -> int:
+    """A header's count of frames, unless the file is too small to hold them."""
+    if frames > _PLAUSIBLE * len(data):
+        raise DecodeError(f"declares {frames} frames in {len(data)} bytes")
+    return frames
 
 
 def npy_view(data: Data) -> NDArray[Any]:
@@ -302,7 +352,7 @@ def _npy_header(header: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...]]:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = reader(file)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, SyntaxError, TokenError) as error:
         raise DecodeError(f"damaged npy header: {error}") from error
     if dtype.hasobject:
         raise DecodeError("npy of Python objects: refused")

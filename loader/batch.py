@@ -12,6 +12,10 @@ from loader.recipe import Recipe
 Batch = dict[str, Any]
 
 
+class TransformError(Exception):
+    """A transform returned something else than the sample that it was given."""
+
+
 class Rows:
     """The arrays of one batch of ``size`` rows; every row is a blank until it is filled.
 
@@ -71,15 +75,20 @@ class Rows:
         """Keep what a transform returned for a row.
 
         Raises:
-            ValueError: if it is no dict, lacks a field, or an array has another shape.
+            TransformError: if it is no dict, lacks a field, or an array has another shape.
         """
         if not isinstance(after, dict):
-            raise ValueError(f"transform returned {type(after).__name__}, not the sample")
+            raise TransformError(f"transform returned {type(after).__name__}, not the sample")
         for name, old in before.items():
             if name not in after:
-                raise ValueError(f"transform left out {name!r}")
+                raise TransformError(f"transform left out {name!r}")
             if isinstance(old, np.ndarray) and after[name] is not old:
-                old[...] = _same_shape(name, np.asarray(after[name]), old)
+                new = np.asarray(after[name])
+                if new.shape != old.shape:
+                    raise TransformError(
+                        f"transform changed the shape of {name!r} from {old.shape} to {new.shape}"
+                    )
+                old[...] = new
         for name in ("audio_frames", "midi_notes"):
             if name in before:
                 getattr(self, name)[row] = after[name]
@@ -87,6 +96,17 @@ class Rows:
             self.json[row] = after["json"]
         for name in after.keys() - before.keys() - {"rng"}:
             self._extra(name, row, np.asarray(after[name]))
+
+    @property
+    def extras(self) -> dict[str, NDArray[Any]]:
+        """A blank row of each field that the transform added."""
+        return {name: np.zeros_like(array[0]) for name, array in self._extras.items()}
+
+    def add_extras(self, blanks: dict[str, NDArray[Any]]) -> None:
+        """Give a batch of padding the fields that the transform adds to others."""
+        for name, blank in blanks.items():
+            if name not in self._extras:
+                self._extras[name] = np.zeros((len(self.keys), *blank.shape), dtype=blank.dtype)
 
     def to_batch(self, source: NDArray[np.int64] | None) -> Batch:
         """The batch as the contract has it; tensors share the rows' memory."""
@@ -110,10 +130,10 @@ class Rows:
         """A field that the transform added: stacked, zero where a row has none."""
         if name not in self._extras:
             self._extras[name] = np.zeros((len(self.keys), *value.shape), dtype=value.dtype)
-        self._extras[name][row] = _same_shape(name, value, self._extras[name][row])
-
-
-def _same_shape(name: str, new: NDArray[Any], old: NDArray[Any]) -> NDArray[Any]:
-    if new.shape != old.shape:
-        raise ValueError(f"transform changed the shape of {name!r} from {old.shape} to {new.shape}")
-    return new
+        others = self._extras[name]
+        if (value.dtype, value.shape) != (others.dtype, others.shape[1:]):
+            raise TransformError(
+                f"transform made {name!r} {value.dtype} {value.shape}, but {others.dtype} "
+                f"{others.shape[1:]} of another sample"
+            )
+        others[row] = value

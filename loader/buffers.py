@@ -1,12 +1,15 @@
 """A pool of memory for batches: leased, and back when the last tensor over it is gone."""
 
 import ctypes
+import threading
 import weakref
 from collections import deque
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+Block = NDArray[np.uint8]
 
 
 class BufferPool:
@@ -17,25 +20,31 @@ class BufferPool:
     """
 
     def __init__(self, keep: int) -> None:
-        """Make an empty pool that keeps up to ``keep`` free blocks of each size."""
-        self._keep = keep
-        self._free: dict[int, deque[NDArray[np.uint8]]] = {}
+        """Make an empty pool that keeps up to ``keep`` free blocks, the last ones used."""
+        self._free: deque[Block] = deque(maxlen=keep)
+        # A lease may end anywhere, also within ``lease`` when it triggers garbage collection, so
+        # ending one takes no lock.
+        self._returned: deque[Block] = deque()
+        self._lock = threading.Lock()
 
     def lease(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """An array of undefined content."""
         item = np.dtype(dtype)
         size = int(np.prod(shape)) * item.itemsize
-        free = self._free.setdefault(size, deque())
-        try:
-            block = free.popleft()
-        except IndexError:
-            block = np.empty(max(size, 1), dtype=np.uint8)
+        with self._lock:
+            block = self._take(size)
         # the ctypes array is what every view of the lease refers to, and nothing else does
         lease = (ctypes.c_char * size).from_address(block.ctypes.data)
-        weakref.finalize(lease, self._give_back, block, free).atexit = False
+        weakref.finalize(lease, self._returned.append, block).atexit = False
         array: NDArray[Any] = np.ndarray(shape, dtype=item, buffer=memoryview(lease))
         return array
 
-    def _give_back(self, block: NDArray[np.uint8], free: deque[NDArray[np.uint8]]) -> None:
-        if len(free) < self._keep:
-            free.append(block)
+    def _take(self, size: int) -> Block:
+        """A free block that is large enough but not far too large, or a new one."""
+        while self._returned:
+            self._free.append(self._returned.popleft())
+        for number, block in enumerate(self._free):
+            if size <= len(block) <= size + size // 4:
+                del self._free[number]
+                return block
+        return np.empty(max(size, 1), dtype=np.uint8)

@@ -272,7 +272,7 @@ def _source_contents(
     with store.reader(first) as reader:
         members = {member.extension: member for member in reader.members(0)}
         example = read_example(reader, 0, Recipe(("json",), ()), Scratch())
-    labels = list(example.meta.get("labels") or {})
+    labels = list(example.meta.labels)
     found = {
         "audio": audio_extension(members) is not None,
         "midi": midi_extension(members) is not None,
@@ -303,11 +303,11 @@ def _dimensions(asked: Sequence[str] | None, names: Sequence[str]) -> tuple[str,
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:
-    """The device, or None with a warning where it is CUDA and there is none."""
+    """The device, or the CPU with a warning where it is CUDA and there is none."""
     if device is None:
         return None
     chosen = torch.device(device)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         log.warning("device=%r, but this PyTorch finds no CUDA: batches stay in memory", device)
-        return None
+        return torch.device("cpu")
     return chosen

@@ -87,10 +87,12 @@ class ShardCache:
             if _touch(path):
                 return Pin(path, lock), hit
             os.close(lock)
-            with _exclusive(path, stop):
-                if not path.exists():
+            # Whoever fetches the file first may then use it for long: this waits for the file,
+            # above, and never for the exclusive lock.
+            with _exclusive(path) as alone:
+                if alone and not path.exists():
                     hit = False
-                    with _exclusive(self.folder / "room", stop):
+                    with _locked(self.folder / "room", stop):
                         self._make_room(need_bytes, relieve)
                         part_path(path, need_bytes).touch()  # takes the room it will need
                     fetch(path)
@@ -220,7 +222,8 @@ def _lock(path: Path, kind: int, stop: threading.Event) -> int:
 
 
 @contextmanager
-def _exclusive(path: Path, stop: threading.Event) -> Iterator[None]:
+def _locked(path: Path, stop: threading.Event) -> Iterator[None]:
+    """Hold an exclusive lock that nobody keeps for long."""
     descriptor = _lock(path, fcntl.LOCK_EX, stop)
     try:
         yield
@@ -228,14 +231,26 @@ def _exclusive(path: Path, stop: threading.Event) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def _exclusive(path: Path) -> Iterator[bool]:
+    """Hold a file's exclusive lock; False, without it, if somebody else holds any."""
+    at_once = threading.Event()
+    at_once.set()
+    try:
+        descriptor = _lock(path, fcntl.LOCK_EX, at_once)
+    except InterruptedError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
 def _evict(path: Path) -> bool:
     """Remove a file that nobody uses; False if somebody does."""
-    stop = threading.Event()
-    stop.set()
-    try:
-        with _exclusive(path, stop):
+    with _exclusive(path) as alone:
+        if alone:
             path.unlink(missing_ok=True)
             path.with_name(path.name + ".idx").unlink(missing_ok=True)
-    except InterruptedError:
-        return False
-    return True
+    return alone

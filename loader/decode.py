@@ -2,9 +2,12 @@
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loader.batch import Batch, Rows
 from loader.buffers import BufferPool
@@ -14,7 +17,7 @@ from loader.order import Positions
 from loader.recipe import Recipe
 from loader.stats import Stats
 from loader.store import ShardStore
-from shards.errors import DataError, DecodeError
+from shards.errors import DecodeError, ShardError
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ class BatchDecoder:
         """
         self._store, self._recipe, self._stats = store, recipe, stats
         self._skip_errors, self._with_source = skip_errors, with_source
-        self._pool = BufferPool(keep_buffers)
+        self._pool = BufferPool(2 * keep_buffers)  # audio and MIDI
+        self._extras: dict[str, NDArray[Any]] = {}
         self._local = threading.local()
 
     def __call__(self, places: Places, *, epoch: int, size: int) -> Decoded:
@@ -90,6 +94,7 @@ class BatchDecoder:
             left_out += self._fill(rows, row, places, epoch, clock, skipped)
         for row in range(len(places.rows), size):
             rows.blank(row)
+        self._complete(rows, places, epoch)
         source = self._sources(places, size) if self._with_source else None
         decoded = Decoded(rows.to_batch(source), len(places.rows), skipped)
         other = time.perf_counter() - began - sum(clock.seconds.values())
@@ -108,31 +113,45 @@ class BatchDecoder:
     ) -> int:
         """Decode one sample into its row, or skip it; how many notes were left out."""
         number, stored_row = int(places.shards[row]), int(places.rows[row])
+        key, shard = "", self._store.shards[number].url
         with self._store.reader(number) as reader:
             clock.restart()
-            key = reader.members(stored_row)[0].key
             try:
+                key = reader.members(stored_row)[0].key
                 example = read_example(reader, stored_row, self._recipe, self._scratch())
                 clock.lap("read")
                 return fill_row(rows, row, example, self._recipe, epoch=epoch, clock=clock)
-            except DecodeError as error:
-                shard = self._store.shards[number].url
+            except (DecodeError, ShardError) as error:
                 if not self._skip_errors:
-                    raise DecodeError(f"{shard}: {error}") from error
+                    raise DecodeError(f"{shard}: sample {key!r}: {error}") from error
                 rows.blank(row, key)
                 skipped.append(Skipped(key, shard, str(error)))
                 return 0
 
+    def _complete(self, rows: Rows, places: Places, epoch: int) -> None:
+        """Give the batch every field that the transform adds, on every rank alike."""
+        if self._recipe.transform is None:
+            return
+        if not self._extras and not len(places.rows):
+            probe = Rows(self._recipe, self._pool, 1, frames=self._recipe.clip_frames or 1)
+            first = next(n for n, shard in enumerate(self._store.shards) if shard.rows)
+            zero = np.zeros(1, dtype=np.int64)
+            self._fill(probe, 0, Places(zero, zero + first, zero), epoch, Clock(), [])
+            rows.add_extras(probe.extras)
+        self._extras = self._extras or rows.extras
+        rows.add_extras(self._extras)
+
     def _longest(self, places: Places) -> int:
         """Frames of the longest sample of a batch of whole samples."""
         longest = 1
+        if "audio" not in self._recipe.fields:
+            return longest
         for row in _by_shard(places):
             with self._store.reader(int(places.shards[row])) as reader:
-                example = read_example(reader, int(places.rows[row]), self._recipe, self._scratch())
-                try:
+                stored_row = int(places.rows[row])
+                with suppress(DecodeError, ShardError):  # decoding it meets the same, and tells
+                    example = read_example(reader, stored_row, self._recipe, self._scratch())
                     longest = max(longest, whole_frames(example, self._recipe))
-                except DataError:
-                    continue  # decoding the sample meets the same trouble and tells of it
         return longest
 
     def _scratch(self) -> Scratch:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from loader.audio import decode_whole
+from loader.meta import Meta, parse_meta
 from loader.recipe import audio_extension
 from loader.store import ShardStore
 from loader.tokens import octuple
@@ -124,31 +125,39 @@ def decode_members(members: dict[str, bytes], *, sample_rate: int) -> dict[str, 
 
     A member that does not decode stays as it is: reading it meets the same trouble and names it.
     """
-    meta = _meta(members)
-    decoded: dict[str, bytes] = {}
     extension = audio_extension(members)
-    if extension is not None:
-        at_least = meta["frames"] / meta["sample_rate"] if meta.get("frames") else 0.0
-        try:
-            audio = decode_whole(
-                members[extension], extension, sample_rate=sample_rate, at_least=at_least
-            )
-        except DecodeError:
-            decoded[extension] = members[extension]
-        else:
-            decoded["audio.npy"] = _npy(audio)
-            meta |= {"sample_rate": sample_rate, "frames": len(audio)}
-    if "json" in members:
-        decoded["json"] = json.dumps(meta, ensure_ascii=False).encode()
+    try:
+        meta = parse_meta(members.get("json"))
+        decoded = _audio(members, extension, meta, sample_rate) if extension else {}
+    except DecodeError:
+        return members
     if "mid" in members:
-        decoded |= {"mid": members["mid"]} | _notes(members["mid"], meta)
+        decoded |= {"mid": members["mid"]} | _notes(members["mid"], meta.midi_beat)
     return {**decoded, **{n: d for n, d in members.items() if n not in (*decoded, extension)}}
 
 
-def _notes(midi: bytes, meta: dict[str, Any]) -> dict[str, bytes]:
+def _audio(
+    members: dict[str, bytes], extension: str, meta: Meta, sample_rate: int
+) -> dict[str, bytes]:
+    """The audio as int16, and the JSON, which says its rate."""
+    audio = decode_whole(
+        members[extension],
+        extension,
+        sample_rate=sample_rate,
+        at_least=meta.audio_s,
+        stored_rate=meta.sample_rate,
+    )
+    decoded = {"audio.npy": _npy(audio)}
+    if "json" in members and meta.sample_rate != sample_rate:
+        record = {**meta.record, "sample_rate": sample_rate, "frames": len(audio)}
+        return decoded | {"json": json.dumps(record, ensure_ascii=False).encode()}
+    return decoded | ({"json": members["json"]} if "json" in members else {})
+
+
+def _notes(midi: bytes, beat: float) -> dict[str, bytes]:
     """The note table, unless 32 bits are too few for it to give the very same tokens."""
     try:
-        exact = read_notes(midi, beat=float(meta.get("midi_beat") or 0.0)).table
+        exact = read_notes(midi, beat=beat).table
     except DecodeError:
         return {}
     table = exact.astype(np.float32)
@@ -160,19 +169,12 @@ def _decoded_bytes(reader: ShardReader, row: int, sample_rate: int) -> int:
     """About how much a sample takes once it is decoded."""
     members = {member.extension: member for member in reader.members(row)}
     raw = sum(member.size for member in members.values())
-    if "json" not in members:
-        return 8 * raw
-    data = reader.read_at(members["json"].start, members["json"].size)
-    duration = _meta({"json": data}).get("duration") or 0.0
-    return raw + round(2 * sample_rate * duration) + 4096
-
-
-def _meta(members: dict[str, bytes]) -> dict[str, Any]:
+    found = members.get("json")
     try:
-        meta = json.loads(members.get("json", b"{}"))
-    except ValueError:
-        return {}
-    return meta if isinstance(meta, dict) else {}
+        meta = parse_meta(None if found is None else reader.read_at(found.start, found.size))
+    except DecodeError:
+        return raw
+    return raw + round(2 * sample_rate * meta.audio_s) + 4096 if meta.audio_s else 8 * raw
 
 
 def _npy(array: np.ndarray[Any, Any]) -> bytes:

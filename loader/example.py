@@ -1,22 +1,24 @@
 """One sample: from the bytes of its members into a row of a batch."""
 
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from loader.audio import decode_window, duration_s, npy_view
-from loader.batch import Rows
+from loader.batch import Rows, TransformError
+from loader.meta import Meta, parse_meta
 from loader.order import hash_key
 from loader.recipe import Recipe, audio_extension, midi_extension
 from loader.tokens import octuple
-from shards.errors import DataError, DecodeError
+from shards.errors import DecodeError
 from shards.keys import key_hash
 from shards.notes import Notes, read_notes
 from shards.reader import ShardReader
+from shards.tar import Member
+
+_SPAN = 65536  # bytes between two members that are read along rather than skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,12 @@ class Example:
 
     Attributes:
         members: bytes by extension; views of the scratch memory it was read into.
-        meta: its JSON; empty where it has none.
+        meta: what its JSON says.
     """
 
     key: str
     members: Mapping[str, memoryview]
-    meta: Mapping[str, Any]
+    meta: Meta
 
 
 class Scratch:
@@ -63,7 +65,7 @@ class Clock:
 
 
 def read_example(reader: ShardReader, row: int, recipe: Recipe, scratch: Scratch) -> Example:
-    """Read what the recipe wants of a sample, in one read.
+    """Read what the recipe wants of a sample: in one read, but for large members in between.
 
     Raises:
         ShardError: if the shard is damaged there.
@@ -71,14 +73,27 @@ def read_example(reader: ShardReader, row: int, recipe: Recipe, scratch: Scratch
     """
     members = reader.members(row)
     wanted = [member for member in members if recipe.wants(member.extension)]
-    key = members[0].key
-    if not wanted:
-        return Example(key, {}, {})
-    start = wanted[0].start
-    memory = scratch.take(wanted[-1].start + wanted[-1].size - start)
-    reader.read_into(memory, start)
-    found = {m.extension: memory[m.start - start : m.start - start + m.size] for m in wanted}
-    return Example(key, found, _meta(key, found.get("json")))
+    memory, found, used = scratch.take(sum(_SPAN + m.size for m in wanted)), {}, 0
+    for run in _runs(wanted):
+        start, stop = run[0].start, run[-1].start + run[-1].size
+        reader.read_into(memory[used : used + stop - start], start)
+        for member in run:
+            at = used + member.start - start
+            found[member.extension] = memory[at : at + member.size]
+        used += stop - start
+    return Example(members[0].key, found, parse_meta(found.get("json")))
+
+
+def _runs(members: Sequence[Member]) -> list[list[Member]]:
+    """Members in runs that lie close enough together to be read at once."""
+    runs: list[list[Member]] = []
+    for member in members:
+        last = runs[-1][-1] if runs else None
+        if last is not None and member.start - (last.start + last.size) <= _SPAN:
+            runs[-1].append(member)
+        else:
+            runs.append([member])
+    return runs
 
 
 def fill_row(
@@ -87,15 +102,11 @@ def fill_row(
     """Decode a sample into a row; how many of its notes were left out.
 
     Raises:
-        DecodeError: if a member is damaged, or one that was asked for is missing; the message
-            names the sample.
+        DecodeError: if a member is damaged, or one that was asked for is missing.
         ValueError: if the transform does not return what it must; the message names the sample.
     """
     rows.keys[row] = example.key
-    try:
-        left_out = _decode(rows, row, example, recipe, epoch, clock)
-    except DataError as error:
-        raise DecodeError(f"sample {example.key!r}: {error}") from error
+    left_out = _decode(rows, row, example, recipe, epoch, clock)
     rows.weight[row] = 1
     if recipe.transform is not None:
         _transform(rows, row, example.key, recipe, epoch)
@@ -104,7 +115,7 @@ def fill_row(
 
 def whole_frames(example: Example, recipe: Recipe) -> int:
     """Frames, at the recipe's rate, of the whole sample."""
-    return round(_duration(example) * recipe.sample_rate)
+    return round(_duration(example, recipe) * recipe.sample_rate)
 
 
 def _decode(
@@ -120,7 +131,7 @@ def _decode(
     if rows.labels is not None:
         rows.labels[row] = _labels(example, recipe)
     if rows.json is not None:
-        rows.json[row] = dict(example.meta)
+        rows.json[row] = dict(example.meta.record)
     return left_out
 
 
@@ -129,15 +140,14 @@ def _fill_audio(rows: Rows, row: int, example: Example, recipe: Recipe, start: i
     extension = audio_extension(example.members)
     if extension is None:
         raise DecodeError(f"has no audio; its members: {', '.join(example.members) or 'none'}")
-    meta = example.meta
-    at_least = meta["frames"] / meta["sample_rate"] if meta.get("frames") else 0.0
     rows.audio_frames[row] = decode_window(
         example.members[extension],
         extension,
         rows.audio[row],
         sample_rate=recipe.sample_rate,
         start=start,
-        at_least=at_least,
+        at_least=example.meta.audio_s,
+        stored_rate=example.meta.sample_rate,
     )
 
 
@@ -165,12 +175,12 @@ def _notes(example: Example, extension: str, recipe: Recipe, start: int) -> Note
         raise DecodeError("notes.npy alone cannot be cropped; the shard needs its .mid as well")
     begin = start / recipe.sample_rate
     end = None if recipe.clip_seconds is None else begin + recipe.clip_seconds
-    beat = float(example.meta.get("midi_beat") or 0.0)
-    return read_notes(bytes(example.members[extension]), start_s=begin, end_s=end, beat=beat)
+    data, beat = bytes(example.members[extension]), example.meta.midi_beat
+    return read_notes(data, start_s=begin, end_s=end, beat=beat)
 
 
 def _labels(example: Example, recipe: Recipe) -> list[float]:
-    own = example.meta.get("labels") or {}
+    own = example.meta.labels
     if recipe.relabels is not None:
         own = {**own, **recipe.relabels.get(example.key, {})}
     values = [own.get(name) for name in recipe.dimensions]
@@ -189,12 +199,16 @@ def _crop_start(example: Example, recipe: Recipe, epoch: int) -> int:
     return int(hash_key(recipe.seed, epoch, key_hash(example.key)) % np.uint64(room + 1))
 
 
-def _duration(example: Example) -> float:
-    """Seconds of a sample: as packed, else by its audio's header, else to its last note."""
-    if example.meta.get("duration") is not None:
-        return float(example.meta["duration"])
+def _duration(example: Example, recipe: Recipe) -> float:
+    """Seconds of a sample: of its audio, else as annotated, else to its last note."""
+    meta = example.meta
+    if meta.audio_s:
+        return meta.audio_s
     if extension := audio_extension(example.members):
-        return duration_s(example.members[extension], extension)
+        data = example.members[extension]
+        return duration_s(data, extension, stored_rate=meta.sample_rate or recipe.sample_rate)
+    if meta.duration_s is not None:
+        return meta.duration_s
     if (extension := midi_extension(example.members)) in ("mid", "midi"):
         table = read_notes(bytes(example.members[extension])).table
         return float((table[:, 0] + table[:, 1]).max(initial=0.0))
@@ -207,17 +221,8 @@ def _transform(rows: Rows, row: int, key: str, recipe: Recipe, epoch: int) -> No
     rng = np.random.default_rng([recipe.seed, epoch, key_hash(key)])
     try:
         rows.take(row, sample, recipe.transform(sample | {"rng": rng}))
-    except ValueError as error:
+    except TransformError as error:
         raise ValueError(f"sample {key!r}: {error}") from error
-
-
-def _meta(key: str, data: memoryview | None) -> Mapping[str, Any]:
-    if data is None:
-        return {}
-    try:
-        meta = json.loads(bytes(data))
-    except ValueError as error:
-        raise DecodeError(f"sample {key!r}: its JSON is damaged: {error}") from error
-    if not isinstance(meta, dict):
-        raise DecodeError(f"sample {key!r}: its JSON is not an object")
-    return meta
+    except BaseException as error:
+        error.add_note(f"in the transform of sample {key!r}")
+        raise

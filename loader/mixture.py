@@ -51,13 +51,16 @@ class Mixture:
         """Dataset and sample number at each index of one stream's run."""
         assert self._counts is not None
         length = (len(self) - stream + self.streams - 1) // self.streams
-        rounds, place = np.divmod(indices + epoch * length, _PATTERN)
+        # streams begin at different places, else all would favour one dataset at a time
+        offset = stream * _PATTERN // self.streams
+        rounds, place = np.divmod(indices + epoch * length + offset, _PATTERN)
         before, after = self._counts[place], self._counts[place + 1]
         sources = np.argmax(after > before, axis=1).astype(np.int64)
         samples = np.empty_like(indices)
         for source in np.unique(sources):
             here, order = sources == source, self.orders[source]
             walked = rounds[here] * self._counts[-1, source] + before[here, source]
+            walked -= self._counts[offset, source]
             own_epochs, own_indices = np.divmod(walked, order.run_length(stream))
             for own in np.unique(own_epochs):
                 now = own_epochs == own

@@ -23,7 +23,8 @@ class Order:
     The shards of an epoch are permuted and laid end to end; the row is cut into ``streams`` runs
     of equal length, one a node. Each run is taken in windows, and the samples of a window are
     permuted. The first window is one shard, then two, four, ..., until a window has ``shuffle``
-    samples, so that reading starts after one shard. Position ``p`` of the epoch is sample
+    samples, so that reading starts after one shard; a rest too small for a window of its own
+    belongs to the last one. Position ``p`` of the epoch is sample
     ``p // streams`` of run ``p % streams``.
     """
 
@@ -145,6 +146,8 @@ def window_starts(ends: Positions, start: int, stop: int, shuffle: int) -> Posit
         shard = min(shard + shards, max(enough, shard + 1), len(shard_ends))
         starts.append(int(shard_ends[shard - 1]))
         shards *= 2
+    if len(starts) > 2 and starts[-1] - starts[-2] < shuffle:
+        del starts[-2]
     return np.array(starts, dtype=np.int64)
 
 

@@ -1,7 +1,7 @@
 """The pipeline: batches in order, epoch after epoch, decoded ahead by threads."""
 
 import json
-import logging
+import os
 import time
 import weakref
 from collections import deque
@@ -30,8 +30,6 @@ from loader.store import ShardStore
 from loader.threads import Threads
 from loader.world import World, find_world, step_count, step_positions
 from shards.errors import DecodeError
-
-log = logging.getLogger(__name__)
 
 _AHEAD_BYTES = 2 * 10**9
 
@@ -83,6 +81,7 @@ class Pipeline(IterableDataset[Batch]):
         self._at = (0, 0)  # what was delivered
         self._iterator: _Epoch | None = None
         self._threads = Threads(settings.num_workers)
+        self._process = os.getpid()
         self._finalizer = weakref.finalize(self, _release, store, self._threads)
 
     def __len__(self) -> int:
@@ -103,8 +102,7 @@ class Pipeline(IterableDataset[Batch]):
                 "this pipeline decodes in threads of its own and cannot be split over DataLoader "
                 "workers: use it directly, or DataLoader(pipe, num_workers=0, batch_size=None)"
             )
-        if not self._finalizer.alive:
-            raise RuntimeError("the pipeline is closed")
+        self._require_usable()
         self._end_iterator()
         if self._store.keeps_decoded and self._threads.keeper is None:
             self._threads.keeper = DecodedKeeper(self._store, sample_rate=self._recipe.sample_rate)
@@ -121,11 +119,13 @@ class Pipeline(IterableDataset[Batch]):
         Raises:
             KeyError: if there is none.
         """
+        self._require_usable()
         source, name = key if isinstance(key, tuple) else (None, key)
         if source is None and self._weights is not None:
             raise KeyError(f"{name!r}: a mixture is asked by (source, key)")
         places = KeyFinder(self._sources, self._store).find(name, source or 0)
-        batch = self._decoder(places, epoch=self._at[0], size=1).batch
+        decoded = self._decoder(places, epoch=self._at[0], size=1)
+        batch = _to_device(decoded.batch, self._settings.device)
         return {field: value[0] for field, value in batch.items()}
 
     def set_epoch(self, epoch: int) -> None:
@@ -138,6 +138,8 @@ class Pipeline(IterableDataset[Batch]):
             raise ValueError(f"epoch must be at least 0, got {epoch}")
         if epoch != self._next[0]:
             self._next = (epoch, 0)
+        if self._iterator is None or self._iterator.ended:
+            self._at = self._next
 
     def state_dict(self) -> dict[str, Any]:
         """What was delivered so far, as JSON: what a later run needs to go on exactly here."""
@@ -151,7 +153,7 @@ class Pipeline(IterableDataset[Batch]):
         Raises:
             StateError: if it belongs to other data or another order.
         """
-        loaded = resume_from(state, self._state())
+        loaded = resume_from(state, self._state(), samples=len(self._mix()))
         self._end_iterator()
         self._mixture = self._make_mixture(loaded.streams)
         self._at = self._next = (loaded.epoch, loaded.position)
@@ -177,6 +179,16 @@ class Pipeline(IterableDataset[Batch]):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def _require_usable(self) -> None:
+        """Raise RuntimeError if closed, or in the child of a fork, which has no threads."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "this pipeline was made before a fork, and its threads are in the other process: "
+                "make it in the process that uses it"
+            )
+        if not self._finalizer.alive:
+            raise RuntimeError("the pipeline is closed")
 
     def _find_world(self) -> World:
         """This process's rank, looked up once; a process group must agree with it ever after."""
@@ -240,48 +252,57 @@ class _Epoch(Iterator[Batch]):
         self._step_size = pipe._settings.batch_size * self._world.size
         self._submitted = position
         self._steps = pipe._steps(position)
-        self._pending: deque[Future[Decoded]] = deque()
-        self._allowed_skips = pipe._settings.max_error_rate * self._steps * self._step_size
+        self._pending: deque[tuple[Future[Decoded], int]] = deque()
+        self._allowed_skips = pipe._settings.max_error_rate * len(self._mixture)
         self._skipped = 0
         self._ended = self._closed = False
         self._ahead = self._pipe._threads.ahead = self._read_ahead(position)
 
+    @property
+    def ended(self) -> bool:
+        """Whether it gives no further batch."""
+        return self._ended or self._closed
+
     def __next__(self) -> Batch:
-        if self._closed:
-            raise RuntimeError("this iterator was ended by a newer one, or its pipeline closed")
-        if self._ended or (not self._pending and not self._steps):
+        self._pipe._require_usable()
+        if self._ended or not (self._closed or self._pending or self._steps):
             self._ended = True
             raise StopIteration
+        if self._closed:
+            raise RuntimeError("this iterator was ended by a newer one, or its pipeline closed")
         began = time.perf_counter()
         try:
-            decoded = self._take()
+            decoded, position = self._take()
             self._note_skipped(decoded)
+            batch = _to_device(decoded.batch, self._pipe._settings.device)
         except BaseException:
             self.close()
-            self._ended, self._closed = True, False
+            self._ended = True
             raise
-        batch = _to_device(decoded.batch, self._pipe._settings.device)
         self._pipe._stats.delivered(decoded.samples, time.perf_counter() - began)
-        self._advance()
+        last = not self._pending and not self._steps
+        self._pipe._at = (self._epoch + 1, 0) if last else (self._epoch, position)
         return batch
 
     def close(self) -> None:
         """Forget what is under way. A decoding thread ends the batch in its hands."""
         self._closed = True
-        for future in self._pending:
+        for future, _ in self._pending:
             future.cancel()
         self._pending.clear()
         if self._ahead is not None:
             self._ahead.stop()
 
-    def _take(self) -> Decoded:
-        """The next batch, with as many submitted behind it as ``prefetch`` asks for."""
+    def _take(self) -> tuple[Decoded, int]:
+        """The next batch, and the position after it; ``prefetch`` others are on their way then."""
         settings = self._pipe._settings
         if not settings.num_workers:
-            return self._decode(self._places())
+            return self._decode(self._places()), self._submitted
         while self._steps and len(self._pending) <= settings.prefetch:
-            self._pending.append(self._pipe._threads.submit(self._decode, self._places()))
-        return self._pending.popleft().result()
+            future = self._pipe._threads.submit(self._decode, self._places())
+            self._pending.append((future, self._submitted))
+        future, position = self._pending.popleft()
+        return future.result(), position
 
     def _places(self) -> Places:
         """Where the samples of the next step lie."""
@@ -300,14 +321,6 @@ class _Epoch(Iterator[Batch]):
 
     def _decode(self, places: Places) -> Decoded:
         return self._pipe._decoder(places, epoch=self._epoch, size=self._pipe._settings.batch_size)
-
-    def _advance(self) -> None:
-        """Count a batch as delivered; after the last one the next epoch stands at its start."""
-        pipe = self._pipe
-        if not self._pending and not self._steps:
-            pipe._at = (self._epoch + 1, 0)
-            return
-        pipe._at = (self._epoch, pipe._at[1] + self._step_size)
 
     def _note_skipped(self, decoded: Decoded) -> None:
         """Count and list what was skipped; too much is an error."""

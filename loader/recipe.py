@@ -46,7 +46,8 @@ class Recipe:
         _require(bool(self.fields), "fields is empty: name at least one")
         _require(self.sample_rate > 0, f"sample_rate must be positive, got {self.sample_rate}")
         clip = self.clip_seconds
-        _require(clip is None or clip > 0, f"clip_seconds must be positive, got {clip}")
+        fits = clip is None or (clip > 0 and round(clip * self.sample_rate) > 0)
+        _require(fits, f"clip_seconds must be positive and at least a frame long, got {clip}")
         _require(self.max_notes > 0, f"max_notes must be positive, got {self.max_notes}")
         _choose("crop", self.crop, ("start", "random", "center"))
         _choose("audio_dtype", self.audio_dtype, ("float32", "int16"))

@@ -34,8 +34,12 @@ class State:
         return {"version": VERSION, **asdict(self), "mixture": mixture}
 
 
-def resume_from(state: dict[str, Any], here: State) -> State:
+def resume_from(state: dict[str, Any], here: State, *, samples: int) -> State:
     """The state to go on from, checked against the pipeline that is to go on.
+
+    Args:
+        here: where that pipeline stands.
+        samples: positions of its epoch.
 
     Raises:
         StateError: if it is not a state, or was taken from other data or another order; the
@@ -50,8 +54,9 @@ def resume_from(state: dict[str, Any], here: State) -> State:
                 f"the state was taken with {name}={state.get(name)!r}, this pipeline has "
                 f"{name}={mine[name]!r}: it cannot go on from there"
             )
-    numbers = {name: state.get(name) for name in ("streams", "epoch", "position")}
+    numbers = {name: state.get(name, -1) for name in ("streams", "epoch", "position")}
     for name, number in numbers.items():
-        if not isinstance(number, int) or number < (name == "streams"):
-            raise StateError(f"state is damaged: {name}={number!r}")
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        if not whole or number < (name == "streams") or (name == "position" and number > samples):
+            raise StateError(f"state is damaged: {name}={number!r}, of {samples} samples")
     return State(**{**asdict(here), **numbers})

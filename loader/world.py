@@ -56,26 +56,27 @@ def find_world(
             raise ValueError(f"rank={rank} and world_size={world_size}: give both or neither")
         return World(rank, world_size, world_size)  # streams is 1 then: one node
     if group is not None:
-        return World(*group, _local_size(environ, group[1]))
+        return World(*group, _torchrun_local_size(environ, group[1]))
     if "WORLD_SIZE" in environ or "RANK" in environ:
-        return _from(environ, "RANK", "WORLD_SIZE")
+        rank, size = _from(environ, "RANK", "WORLD_SIZE")
+        return World(rank, size, _torchrun_local_size(environ, size))
     if "SLURM_STEP_ID" in environ and "SLURM_PROCID" in environ:
-        return _from(environ, "SLURM_PROCID", "SLURM_NTASKS")
+        rank, size = _from(environ, "SLURM_PROCID", "SLURM_NTASKS")
+        nodes = int(environ.get("SLURM_STEP_NUM_NODES") or environ.get("SLURM_NNODES") or 1)
+        return World(rank, size, size // nodes if size % nodes == 0 else size)
     return World()
 
 
-def _from(environ: Mapping[str, str], rank: str, size: str) -> World:
+def _from(environ: Mapping[str, str], rank: str, size: str) -> tuple[int, int]:
     world = int(environ.get(size, "1"))
     if rank not in environ and world > 1:
         raise ValueError(f"{size}={world} but {rank} is not set: which rank is this process?")
-    return World(int(environ.get(rank, "0")), world, _local_size(environ, world))
+    return int(environ.get(rank, "0")), world
 
 
-def _local_size(environ: Mapping[str, str], world: int) -> int:
-    for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
-        if name in environ:
-            return int(environ[name])
-    return world
+def _torchrun_local_size(environ: Mapping[str, str], world: int) -> int:
+    """Ranks on each node; all of them where torchrun does not say."""
+    return int(environ.get("LOCAL_WORLD_SIZE", world))
 
 
 def step_positions(

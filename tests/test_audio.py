@@ -154,7 +154,7 @@ def test_what_the_fast_decoder_cannot_read_goes_to_the_next():
 
 
 def test_duration_is_that_of_the_header():
-    assert duration_s(encode(sound(1.5), "flac"), "flac") == 1.5
+    assert duration_s(encode(sound(1.5), "flac"), "flac", stored_rate=1) == 1.5
 
 
 def test_npy_is_read_in_place_and_never_unpickled():
@@ -172,3 +172,81 @@ def test_npy_is_read_in_place_and_never_unpickled():
         npy_view(target.getvalue()[:-1])
     with pytest.raises(DecodeError, match="npy"):
         npy_view(b"junk")
+
+
+@pytest.mark.parametrize("extension", ["ogg", "opus"])
+def test_loud_lossy_audio_is_clipped_not_wrapped_around(extension):
+    rate = 24000
+    source = np.sign(np.sin(np.arange(rate) / 20)).astype(np.float32) * 0.999
+    data = encode(source, extension, rate=rate)
+    float32, _ = decode(data, extension, rate, rate=rate)
+    int16, _ = decode(data, extension, rate, rate=rate, dtype=np.int16)
+    assert np.abs(float32).max() > 1  # the codec overshoots
+    expected = np.clip(np.rint(float32 * 32768), -32768, 32767)
+    assert np.abs(int16 - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("extension", "subtype"), [("flac", "PCM_24"), ("wav", "PCM_24"), ("wav", "FLOAT")]
+)
+def test_finer_samples_are_rounded_to_int16(extension, subtype):
+    data = encode(sound(), extension, subtype=subtype)
+    float32, _ = decode(data, extension)
+    int16, _ = decode(data, extension, dtype=np.int16)
+    assert np.array_equal(int16, np.rint(float32 * 32768))
+
+
+def npy(samples: np.ndarray) -> bytes:
+    target = BytesIO()
+    np.save(target, samples)
+    return target.getvalue()
+
+
+def test_npy_of_another_rate_is_resampled():
+    samples = np.rint(10000 * np.sin(2 * np.pi * 500 * np.arange(2 * RATE) / (2 * RATE)))
+    row, count = decode(npy(samples.astype(np.int16)), "audio.npy", stored_rate=2 * RATE)
+    assert count == RATE
+    assert np.argmax(np.abs(np.fft.rfft(row))) == 500
+
+
+def test_npy_shorter_than_its_annotation_is_an_error():
+    with pytest.raises(DecodeError, match="1000 frames, 8000"):
+        decode(npy(np.zeros(1000, np.int16)), "audio.npy", at_least=1.0)
+
+
+def without_length(data: bytes) -> bytes:
+    """A FLAC whose header leaves the number of samples open, as encoders of streams do."""
+    changed = bytearray(data)
+    changed[21] &= 0xF0
+    changed[22:26] = bytes(4)
+    return bytes(changed)
+
+
+def test_flac_of_unknown_length_is_counted():
+    data = encode(sound(), "flac")
+    whole, _ = decode(data, "flac")
+    row, count = decode(without_length(data), "flac")
+    assert count == RATE
+    assert np.array_equal(row, whole)
+    assert duration_s(without_length(data), "flac", stored_rate=1) == 1.0
+
+
+@pytest.mark.parametrize("extension", ["flac", "wav"])
+def test_a_header_is_believed_up_to_what_the_file_holds(extension):
+    data = bytearray(encode(sound(), extension))
+    if extension == "flac":
+        data[21] |= 0x0F
+        data[22:26] = b"\xff" * 4  # 2**36 - 1 samples
+    else:
+        data[40:44] = b"\xff" * 4  # 4 GiB of samples
+    with_header = bytes(data)
+    try:
+        found = duration_s(with_header, extension, stored_rate=1)
+    except DecodeError:
+        found = 1.0
+    assert found == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_damaged_npy_header_is_an_error():
+    with pytest.raises(DecodeError):
+        npy_view(b"\x93NUMPY\x01\x00\x10\x00{'descr': (((\n" + bytes(100))

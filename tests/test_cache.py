@@ -283,3 +283,30 @@ def test_the_cache_folder_is_found_as_the_contract_says(tmp_path):
     assert default_folder({"SLURM_TMPDIR": "/b", **home}) == Path("/b/shard-cache")
     assert default_folder({"COLAB_RELEASE_TAG": "1", **home}) == Path("/content/shard-cache")
     assert default_folder(home) == tmp_path / "shard-cache"
+
+
+def test_a_file_that_another_fetched_and_uses_is_shared_not_waited_for(tmp_path, monkeypatch):
+    """Two miss it, one is first to fetch it and keeps it open: the other gets it all the same."""
+    from loader import cache as module
+
+    cache, stop, pins = ShardCache(tmp_path, 1000), threading.Event(), []
+    exclusive = module._exclusive
+
+    def other_is_first(path):
+        if path.name == "a.tar" and not pins:
+            monkeypatch.setattr(module, "_exclusive", exclusive)
+            pins.append(get()[0])
+        return exclusive(path)
+
+    def get():
+        return cache.acquire("d/a.tar", lambda path: path.touch(), need_bytes=0, stop=stop)
+
+    monkeypatch.setattr(module, "_exclusive", other_is_first)
+    results: list = []
+    second = threading.Thread(target=lambda: results.append(get()), daemon=True)
+    second.start()
+    second.join(10)
+    stop.set()
+    assert [hit for _, hit in results] == [True]
+    for pin in (pins[0], results[0][0]):
+        pin.release()

@@ -15,7 +15,7 @@ FROZEN_PERMUTATION = [3, 4, 0, 1, 5, 2]
 FROZEN_WINDOWS = [16, 35, 38, 46, 22, 31]
 FROZEN_FULL = [37, 47, 44, 40, 33, 48]
 FROZEN_STREAMS = [16, 55, 35, 50, 38, 51]
-FROZEN_MIXTURE = [[1, 0, 0, 1, 0, 0], [56, 33, 52, 53, 28, 60]]
+FROZEN_MIXTURE = [[1, 0, 0, 1, 0, 0], [13, 37, 59, 57, 21, 51]]
 
 shuffles = st.one_of(st.just("full"), st.integers(0, 200))
 
@@ -57,7 +57,7 @@ def test_seed_and_epoch_are_not_interchangeable(shuffle):
 
 def test_windows_grow_from_one_shard_until_they_hold_enough():
     ends = np.cumsum(np.full(20, 10))
-    assert window_starts(ends, 0, 200, 60).tolist() == [0, 10, 30, 70, 130, 190, 200]
+    assert window_starts(ends, 0, 200, 60).tolist() == [0, 10, 30, 70, 130, 200]
 
 
 def test_a_window_is_at_least_as_large_as_asked_and_whole_shards():
@@ -65,9 +65,15 @@ def test_a_window_is_at_least_as_large_as_asked_and_whole_shards():
     assert window_starts(ends, 0, 150, 40).tolist() == [0, 30, 90, 150]
 
 
+def test_a_rest_too_small_for_a_window_belongs_to_the_last():
+    ends = np.cumsum(np.full(8, 250))
+    assert window_starts(ends, 0, 2000, 1000).tolist() == [0, 250, 750, 2000]
+    assert window_starts(np.array([160, 320]), 0, 320, 1000).tolist() == [0, 320]
+
+
 def test_a_run_may_begin_and_end_within_a_shard():
     ends = np.cumsum([10, 10, 10])
-    assert window_starts(ends, 5, 25, 100).tolist() == [5, 10, 25]
+    assert window_starts(ends, 5, 25, 10).tolist() == [5, 10, 25]
 
 
 def test_the_first_window_reads_one_shard():
@@ -156,6 +162,16 @@ def test_streams_keep_nodes_to_their_own_shards():
     assert sum(map(len, per_node)) <= 1.1 * 40
 
 
+@pytest.mark.parametrize("streams", [16, 64])
+def test_a_mixture_holds_its_shares_over_many_nodes(streams):
+    orders = [Order(np.full(8, 1000), streams=streams) for _ in range(3)]
+    mixture = Mixture(orders, [5, 3, 2])
+    sources, _ = mixture.samples(0, np.arange(len(mixture)))
+    for start in range(0, 20_000, 1000):
+        found = np.bincount(sources[start : start + 1000], minlength=3) / 1000
+        assert np.abs(found - [0.5, 0.3, 0.2]).max() <= 0.02
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     weights=st.lists(st.floats(0.05, 10), min_size=2, max_size=4),
@@ -205,6 +221,13 @@ def test_the_world_is_found_in_the_order_of_the_contract():
     assert find_world(None, None, environ=slurm) == World(1, 2, 2)
     batch_script = {"SLURM_NTASKS": "2"}  # of an allocation, but not inside srun
     assert find_world(None, None, environ=batch_script) == World()
+
+
+def test_slurm_tells_of_nodes_only_where_it_tells_of_ranks():
+    slurm = {"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_STEP_ID": "0", "SLURM_NNODES": "2"}
+    assert find_world(None, None, environ=slurm) == World(9, 16, 8)
+    spawned = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "3"}
+    assert find_world(None, None, environ=spawned, group=(3, 8)) == World(3, 8, 8)
 
 
 @pytest.mark.parametrize(

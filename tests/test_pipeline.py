@@ -621,3 +621,218 @@ def test_too_many_skipped_samples_are_an_error(dataset, tmp_path):
     with open_pipe(copy, shuffle=0, on_error="skip", cache_dir=tmp_path / "c") as pipe:
         with pytest.raises(DecodeError, match=r"max_error_rate=0\.01"):
             list(pipe)
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    from shards.tar import END_OF_ARCHIVE, sample_bytes
+
+    samples: dict[str, dict[str, bytes]] = {}
+    for name, data in members.items():
+        key, _, extension = name.partition(".")
+        samples.setdefault(key, {})[extension] = data
+    blocks = b"".join(sample_bytes(key, parts) for key, parts in samples.items())
+    path.write_bytes(blocks + END_OF_ARCHIVE)
+    return path
+
+
+def clip(number: int = 0) -> bytes:
+    import io
+
+    import soundfile
+
+    target = io.BytesIO()
+    noise = 0.1 * np.random.default_rng(number).standard_normal(RATE)
+    soundfile.write(target, noise, RATE, format="FLAC")
+    return target.getvalue()
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"labels": [1, 2]},
+        {"labels": "piano"},
+        {"labels": 3},
+        {"labels": {"genre": "jazz"}},
+        {"frames": 5},
+        {"duration": "1:00"},
+        {"midi_beat": None, "sample_rate": -1, "frames": 2**70},
+    ],
+    ids=str,
+)
+def test_json_of_others_may_say_anything(tmp_path, strange):
+    tar = write_tar(tmp_path / "a.tar", {"k.flac": clip(), "k.json": json.dumps(strange).encode()})
+    with make_pipeline(str(tar), fields=("audio", "json"), **{**SMALL, "batch_size": 1}) as pipe:
+        batch = next(iter(pipe))
+    assert batch["json"] == [strange]
+    assert batch["audio_frames"].item() == RATE
+
+
+@pytest.mark.parametrize("clip_seconds", [1.0, None])
+def test_damaged_json_is_skipped_in_every_epoch(tmp_path, clip_seconds):
+    members = {"a.flac": clip(), "a.json": b"{}", "b.flac": clip(1), "b.json": b"{"}
+    tar = write_tar(tmp_path / "a.tar", members)
+    options = {**SMALL, "batch_size": 2, "clip_seconds": clip_seconds, "cache_dir": tmp_path / "c"}
+    with make_pipeline(
+        str(tar),
+        fields=("audio",),
+        shuffle=0,
+        on_error="skip",
+        max_error_rate=0.5,
+        cache="decoded",
+        **options,
+    ) as pipe:
+        for _ in range(3):
+            assert next(iter(pipe))["weight"].tolist() == [1, 0]
+            time.sleep(0.3)  # by then the decoded copy is read
+
+
+def test_fields_of_a_transform_are_of_one_type(dataset):
+    def transform(sample):
+        first = sample["__key__"].endswith("0")
+        return {**sample, "gain": np.int64(0) if first else np.float64(0.5)}
+
+    with open_pipe(dataset, batch_size=25, transform=transform) as pipe:
+        with pytest.raises(ValueError, match="'gain'"):
+            list(pipe)
+
+
+def test_padding_has_the_fields_of_a_transform_on_every_rank(dataset):
+    def transform(sample):
+        return {**sample, "gain": np.float32(2)}
+
+    options = {"batch_size": 25, "world_size": 3, "drop_last": False, "transform": transform}
+    for rank in range(3):
+        with open_pipe(dataset, rank=rank, **options) as pipe:
+            (batch,) = list(pipe)
+            assert batch["gain"].tolist() == ([2] * 25 if rank < 2 else [0] * 25)
+
+
+def test_an_error_of_a_transform_names_the_sample(dataset):
+    def transform(sample):
+        return sample["nothing"]
+
+    with open_pipe(dataset, transform=transform) as pipe:
+        with pytest.raises(KeyError) as caught:
+            next(iter(pipe))
+    assert "sample 'audio-" in caught.value.__notes__[0]
+
+
+def test_a_batch_that_does_not_arrive_is_not_counted(dataset, monkeypatch):
+    from loader import pipeline
+
+    with open_pipe(dataset, fields=("labels",)) as pipe:
+        batches = iter(pipe)
+        next(batches)
+        state = pipe.state_dict()
+        monkeypatch.setattr(pipeline, "_to_device", lambda batch, device: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            next(batches)
+        assert pipe.state_dict() == state
+        with pytest.raises(StopIteration):
+            next(batches)
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
+def test_a_forked_child_is_told_so(dataset):
+    import os
+
+    with open_pipe(dataset, fields=("labels",)) as pipe:
+        batches = iter(pipe)
+        next(batches)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+            child = os.fork()
+        if not child:
+            try:
+                next(batches)
+            except RuntimeError as error:
+                os._exit(0 if "fork" in str(error) else 2)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    "spoiled", [{"position": 51}, {"position": -1}, {"epoch": None}, {"streams": 0}]
+)
+def test_a_damaged_state_is_refused(dataset, spoiled):
+    with open_pipe(dataset) as pipe:
+        with pytest.raises(StateError, match=next(iter(spoiled))):
+            pipe.load_state_dict(pipe.state_dict() | spoiled)
+        with pytest.raises(StateError, match="version"):
+            pipe.load_state_dict(pipe.state_dict() | {"version": 99})
+
+
+def test_skips_are_allowed_by_the_epoch_also_when_resumed(dataset, tmp_path):
+    copy = damage(dataset, tmp_path, flips=1)
+    options = {"shuffle": "full", "on_error": "skip", "max_error_rate": 0.02, "cache_dir": tmp_path}
+    with open_pipe(copy, fields=("audio",), **options) as pipe:
+        batches = iter(pipe)
+        states = [pipe.state_dict()]
+        for _ in batches:
+            states.append(pipe.state_dict())
+        for state in states[:-1]:
+            pipe.load_state_dict(state)
+            list(pipe)
+
+
+def test_set_epoch_shows_in_the_state(dataset):
+    with open_pipe(dataset, fields=("labels",)) as pipe:
+        pipe.set_epoch(5)
+        assert pipe.state_dict()["epoch"] == 5
+        next(iter(pipe))
+        pipe.set_epoch(9)
+        assert pipe.state_dict()["epoch"] == 5  # of the iteration in hand
+
+
+def test_an_exhausted_iterator_stays_so(dataset):
+    with open_pipe(dataset, fields=("labels",)) as pipe:
+        old = iter(pipe)
+        list(old)
+        iter(pipe)
+        with pytest.raises(StopIteration):
+            next(old)
+
+
+def test_settings_are_whole_numbers(dataset):
+    for bad in ({"batch_size": 2.5}, {"shuffle": None}, {"shuffle": 10.5}, {"seed": 2**64}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            open_pipe(dataset, **bad)
+    with open_pipe(dataset, seed=np.int64(3), batch_size=np.int32(8)) as pipe:
+        json.dumps(pipe.state_dict())
+    with pytest.raises(ValueError, match="clip_seconds"):
+        open_pipe(dataset, clip_seconds=1e-6)
+
+
+def test_a_device_gets_float32_audio(dataset):
+    with open_pipe(dataset, device="cpu", audio_dtype="int16", shuffle=0) as pipe:
+        batch = next(iter(pipe))
+    assert batch["audio"].dtype == torch.float32
+    assert batch["audio"].abs().max() <= 1
+
+
+def test_large_members_that_nobody_asked_for_are_not_read(tmp_path, monkeypatch):
+    from shards.reader import ShardReader
+
+    read, original = [], ShardReader.read_into
+
+    def counted(self, buffer, start):
+        read.append(len(buffer))
+        original(self, buffer, start)
+
+    members = {"k.json": b"{}", "k.mp4": bytes(5_000_000), "k.flac": clip()}
+    tar = write_tar(tmp_path / "a.tar", members)
+    monkeypatch.setattr(ShardReader, "read_into", counted)
+    with make_pipeline(str(tar), **{**SMALL, "batch_size": 1}) as pipe:
+        assert next(iter(pipe))["audio"].any()
+    assert sum(read) < 100_000
+
+
+def test_buffers_of_many_sizes_do_not_pile_up():
+    from loader.buffers import BufferPool
+
+    pool = BufferPool(4)
+    for size in range(1000, 400_000, 1000):
+        pool.lease((size,), np.float32)
+    pool.lease((1,), np.float32)
+    assert sum(len(block) for block in pool._free) <= 4 * 1_600_000
+    assert len(pool._free) <= 4

@@ -1,0 +1,82 @@
+"""What a sample's JSON says, as far as decoding goes by it."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shards.errors import DecodeError
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """The JSON of a sample; somebody else's may say anything, and says nothing then.
+
+    Attributes:
+        record: all of it.
+        labels: numbers by name; None is missing.
+        sample_rate, frames: of the audio as packed; both or neither.
+        duration_s: seconds of the sample.
+        midi_beat: beat in its bar at the start of the MIDI.
+    """
+
+    record: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, float | None] = field(default_factory=dict)
+    sample_rate: int | None = None
+    frames: int | None = None
+    duration_s: float | None = None
+    midi_beat: float = 0.0
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio that were packed; 0 where it is not said."""
+        return self.frames / self.sample_rate if self.frames and self.sample_rate else 0.0
+
+
+def parse_meta(data: bytes | memoryview | None) -> Meta:
+    """Read a sample's JSON member; None is a sample without.
+
+    Raises:
+        DecodeError: if it is no JSON object.
+    """
+    if data is None:
+        return Meta()
+    try:
+        record = json.loads(bytes(data))
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"its JSON is damaged: {error}") from error
+    if not isinstance(record, dict):
+        raise DecodeError(f"its JSON is not an object but {type(record).__name__}")
+    rate, frames = _count(record.get("sample_rate")), _count(record.get("frames"))
+    known = rate is not None and frames is not None
+    return Meta(
+        record,
+        _labels(record.get("labels")),
+        rate if known else None,
+        frames if known else None,
+        _number(record.get("duration")),
+        _number(record.get("midi_beat")) or 0.0,
+    )
+
+
+def _labels(value: Any) -> dict[str, float | None]:
+    """Labels that are numbers, or missing; others are not labels."""
+    if not isinstance(value, dict):
+        return {}
+    numbers = {name: _number(own) for name, own in value.items()}
+    return {n: found for n, found in numbers.items() if found is not None or value[n] is None}
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _count(value: Any) -> int | None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 < value < 2**40 else None
