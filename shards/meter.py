@@ -33,8 +33,12 @@ class TempoMap:
 
     def seconds(self, ticks: Ticks) -> Seconds:
         """Time of each tick."""
-        at = _at(self.ticks, ticks)
-        seconds: Seconds = self.elapsed_s[at] + self.tick_s[at] * (ticks - self.ticks[at])
+        seconds: Seconds
+        if len(self.ticks) == 1:  # most files: no look-up of segments
+            seconds = self.tick_s[0] * ticks
+            return seconds
+        at = np.searchsorted(self.ticks, ticks, side="right") - 1
+        seconds = self.elapsed_s[at] + self.tick_s[at] * (ticks - self.ticks[at])
         return seconds
 
     def tick_at(self, seconds: float) -> float:
@@ -66,8 +70,12 @@ class MeterMap:
 
     def bars_and_beats(self, ticks: Ticks) -> tuple[Ticks, Seconds]:
         """Bar number of each tick, and the beat in that bar, from 0, with its fraction."""
-        at = _at(self.ticks, ticks)
         beat = 4 * self.ticks_per_quarter
+        if len(self.ticks) == 1:  # most files: no look-up of segments
+            units = ticks * self.denominators[0] + self.phase
+            bars, in_bar = np.divmod(units, self.numerators[0] * beat)
+            return bars, in_bar / beat
+        at = np.searchsorted(self.ticks, ticks, side="right") - 1
         units = (ticks - self.ticks[at]) * self.denominators[at] + np.where(at == 0, self.phase, 0)
         bars, in_bar = np.divmod(units, self.numerators[at] * beat)
         return self.bars[at] + bars, in_bar / beat
@@ -76,9 +84,11 @@ class MeterMap:
 def tempo_map(ticks: Ticks, tempos: Ticks, *, ticks_per_quarter: int) -> TempoMap:
     """Tempo map of the tempo events at ``ticks``, with 120 beats a minute before the first."""
     ticks, tempos = _segments(ticks, tempos, defaults=(_DEFAULT_TEMPO,), valid=tempos > 0)
-    if len(ticks) > 1:  # a sum in two parts of one tempo would round twice
-        changed = np.append(True, tempos[1:] != tempos[:-1])
-        ticks, tempos = ticks[changed], tempos[changed]
+    if len(ticks) == 1:
+        tick_s = 60.0 / (6e7 / tempos * ticks_per_quarter)
+        return TempoMap(ticks, tempos, tick_s, np.zeros(1))
+    changed = np.append(True, tempos[1:] != tempos[:-1])  # else a sum in two parts rounds twice
+    ticks, tempos = ticks[changed], tempos[changed]
     tick_s = 60.0 / (6e7 / tempos * ticks_per_quarter)
     elapsed_s = np.concatenate([[0.0], np.cumsum(tick_s[:-1] * np.diff(ticks))])
     return TempoMap(ticks, tempos, tick_s, elapsed_s)
@@ -102,10 +112,11 @@ def meter_map(
         ticks, numerators, denominators, defaults=_DEFAULT_METER, valid=valid
     )
     phase = round(beat * 4 * ticks_per_quarter)
-    units = np.diff(starts) * denominators[:-1]
-    units[:1] += phase
-    whole = -(-units // (numerators[:-1] * 4 * ticks_per_quarter))
-    bars = np.concatenate([[0], np.cumsum(whole)])
+    bars = np.zeros(len(starts), dtype=np.int64)
+    if len(starts) > 1:
+        units = np.diff(starts) * denominators[:-1]
+        units[0] += phase
+        bars[1:] = np.cumsum(-(-units // (numerators[:-1] * 4 * ticks_per_quarter)))
     return MeterMap(starts, numerators, denominators, bars, phase, ticks_per_quarter)
 
 
@@ -122,10 +133,3 @@ def _segments(
     ]
     last = np.append(found[0][1:] != found[0][:-1], True)
     return [column[last] for column in found]
-
-
-def _at(starts: Ticks, ticks: Ticks) -> Ticks:
-    """Which segment each tick lies in."""
-    if len(starts) == 1:
-        return np.zeros_like(ticks)
-    return np.searchsorted(starts, ticks, side="right") - 1

@@ -230,12 +230,16 @@ def _piano_notes(score: Any) -> tuple[Ticks, Ticks, Ticks, Ticks, int]:
     """Onset, duration, pitch and velocity of the piano's notes, and how many others there are."""
     melodic = [track.notes.numpy() for track in score.tracks if not track.is_drum]
     names = ("time", "duration", "pitch", "velocity")
-    onset, duration, pitch, velocity = (
-        np.concatenate([np.empty(0, np.int64), *(notes[name] for notes in melodic)])
-        for name in names
-    )
+    if len(melodic) == 1:
+        columns = [melodic[0][name].astype(np.int64) for name in names]
+    else:
+        none = np.empty(0, np.int64)
+        columns = [np.concatenate([none, *(notes[name] for notes in melodic)]) for name in names]
+    onset, duration, pitch, velocity = columns
     piano = (pitch >= LOWEST_PITCH) & (pitch <= HIGHEST_PITCH) & (duration > 0)
-    left_out = score.note_num() - int(piano.sum())
+    left_out = score.note_num() - int(np.count_nonzero(piano))
+    if left_out == 0:
+        return onset, duration, pitch, velocity, 0
     return onset[piano], duration[piano], pitch[piano], velocity[piano], left_out
 
 

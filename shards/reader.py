@@ -18,8 +18,13 @@ class ShardReader:
     A vanished mount is an OSError here, not the SIGBUS of a memory map.
     """
 
-    def __init__(self, path: Path, *, samples: int | None = None) -> None:
-        """Open a shard; with ``samples`` known and an index beside it nothing is scanned.
+    def __init__(
+        self, path: Path, *, samples: int | None = None, index: Path | None = None
+    ) -> None:
+        """Open a shard; with ``samples`` known and an index there nothing is scanned.
+
+        Args:
+            index: where its index is; None is beside it.
 
         Raises:
             ShardError: if the tar or its index is damaged, or ``samples`` is not its count.
@@ -29,7 +34,7 @@ class ShardReader:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._members: list[tuple[Member, ...] | None]
-            self._offsets = self._index(samples)
+            self._offsets = self._index(samples, index or path.with_name(path.name + ".idx"))
         except BaseException:
             self.close()
             raise
@@ -93,8 +98,7 @@ class ShardReader:
         self.read_into(memoryview(data), start)
         return bytes(data)
 
-    def _index(self, samples: int | None) -> Offsets:
-        index = self.path.with_name(self.path.name + ".idx")
+    def _index(self, samples: int | None, index: Path) -> Offsets:
         if samples is not None and index.exists():
             self._members = [None] * samples
             size = os.fstat(self._fd).st_size
