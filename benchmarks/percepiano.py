@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from machine import describe
+
 from trainer.command import Command
 
 MODES = ("audio", "midi", "fusion")
@@ -38,7 +40,12 @@ def main() -> None:
     with _timed(seconds, "build held-out"):
         _packer("build", known, "--out", heldout, "--split", "train=0.8,val=0.2")
     results = {mode: _train(mode, heldout, pieces, args, seconds) for mode in args.modes}
-    report = {"seconds": seconds, "epochs": args.epochs, "results": results}
+    report = {
+        "machine": describe("torch", "lightning", "symusic"),
+        "command": f"python benchmarks/percepiano.py --epochs {args.epochs}",
+        "seconds": seconds,
+        "results": results,
+    }
     (args.work / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print(_table(results, seconds))
 
@@ -92,7 +99,7 @@ def _train(
     common = ["--config", args.config, "--mode", mode, f"--data.shards={heldout}"]
     quiet = ["--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={logs}"]
     with _timed(seconds, f"fit {mode}"):
-        fit = Command(["fit", *common, *quiet, f"--trainer.max_epochs={args.epochs}"])
+        fit = _trainer("fit", *common, *quiet, f"--trainer.max_epochs={args.epochs}")
     best = fit.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     found = {}
     for name, url in (
@@ -101,10 +108,16 @@ def _train(
         ("unheard pieces, test", pieces / "test"),
     ):
         there = ["--ckpt_path", best, f"--data.val_shards={url}"]
-        run = Command(["validate", *common, *quiet, *there])
+        run = _trainer("validate", *common, *quiet, *there)
         metrics = run.trainer.callback_metrics
         found[name] = {figure: float(metrics[f"val/{figure}"]) for figure in FIGURES}
     return found
+
+
+def _trainer(*arguments: str) -> Command:
+    """``python -m trainer`` in this process, for its figures."""
+    sys.argv[1:] = arguments
+    return Command()
 
 
 def _table(results: dict[str, dict[str, dict[str, float]]], seconds: dict[str, float]) -> str:

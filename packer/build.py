@@ -122,7 +122,7 @@ def build(
             target=target.child(split) if split else target,
             name=name or annotations.stem,
         )
-        for split, part in _split(segments, options).items()
+        for split, part in _split(segments, corpus.records, options).items()
     ]
     _refuse_mixture(target, options.split)
     for builder in builders:  # all of them before the first one writes
@@ -335,11 +335,16 @@ class _Builder:
         )
 
 
-def _split(segments: Sequence[Segment], options: Options) -> dict[str, list[int]]:
+def _split(
+    segments: Sequence[Segment], records: Sequence[dict[str, Any]], options: Options
+) -> dict[str, list[int]]:
     """Samples of each split, in order; all of them under an empty name without splits."""
     if not options.split:
         return {"": list(range(len(segments)))}
-    groups = [_group(segment.annotation, options.group_by) for segment in segments]
+    groups = [
+        _group(segment.annotation.line, record, options.group_by)
+        for segment, record in zip(segments, records, strict=True)
+    ]
     chosen = assign_splits(groups, shares=options.split, seed=options.seed)
     parts: dict[str, list[int]] = {split: [] for split in options.split}
     for index, split in enumerate(chosen):
@@ -352,13 +357,13 @@ def _split(segments: Sequence[Segment], options: Options) -> dict[str, list[int]
     return parts
 
 
-def _group(annotation: Annotation, group_by: str | None) -> str:
-    """What must not be in two splits: the recording, or a field's value."""
+def _group(line: int, record: dict[str, Any], group_by: str | None) -> str:
+    """What must not be in two splits: the recording, by its path from the root, or a field."""
     if group_by is None:
-        return str(annotation.audio or annotation.midi)
-    if annotation.record.get(group_by) is None:
-        raise AnnotationError(f"line {annotation.line} has no {group_by!r} to group by")
-    return json.dumps(annotation.record[group_by], sort_keys=True)
+        return str(record.get("audio_path") or record["midi_path"])
+    if record.get(group_by) is None:
+        raise AnnotationError(f"line {line} has no {group_by!r} to group by")
+    return json.dumps(record[group_by], sort_keys=True)
 
 
 def _record(annotation: Annotation, root: Path, labels: Sequence[str]) -> dict[str, Any]:

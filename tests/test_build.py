@@ -762,3 +762,21 @@ def test_a_dataset_may_go_to_any_fsspec_url(corpus, dataset):
     with pytest.raises(ManifestError, match="--overwrite"):
         make(corpus, url, options=Options())
     files.rm("/bucket", recursive=True)
+
+
+def test_splits_do_not_depend_on_where_the_corpus_lies(tmp_path):
+    """Also without --group-by, where the recording's path decides."""
+    import shutil
+
+    import corpus
+
+    first, second = tmp_path / "here", tmp_path / "some" / "where" / "else"
+    corpus.write_annotations(first, samples=20, midi=False)
+    shutil.copytree(first, second)
+    options = Options(sample_rate=corpus.SAMPLE_RATE, split={"train": 0.7, "val": 0.3})
+    found = []
+    for folder in (first, second):
+        path = folder / "annotations.jsonl"
+        built = build(path, str(folder / "out"), options=options, workers=0, progress=False)
+        found.append([one.manifest for one in built])
+    assert found[0] == found[1]
