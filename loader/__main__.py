@@ -51,6 +51,8 @@ def _stage(args: argparse.Namespace) -> int:
     )
     for folder in staged.folders:
         print(f"stream them from: {folder}")
+    if not staged.folders:
+        print(f"stream them with: make_pipeline({args.url!r}, cache_dir={str(args.cache_dir)!r})")
     return 0
 
 

@@ -15,7 +15,7 @@ from shards.errors import DataError
 log = logging.getLogger(__name__)
 
 _FETCHERS = 3
-_CHUNK = 2048  # positions planned at a time
+_CHUNK = 2048  # positions planned at a time, at most
 _POLL_S = 0.1
 
 
@@ -87,18 +87,21 @@ class ReadAhead:
     def _plan(self) -> Iterator[int]:
         """Shards in the order of their first sample."""
         seen: set[int] = set()
-        for position in range(self._start, len(self._mixture), _CHUNK):
-            if not self._wait_for(position):
+        chunk = max(1, min(_CHUNK, self._horizon))
+        for start in range(self._start, len(self._mixture), chunk):
+            if not self._wait_for(start):
                 return
-            stop = min(position + _CHUNK, len(self._mixture))
-            positions: Positions = np.arange(position, stop)
+            positions: Positions = np.arange(start, min(start + chunk, len(self._mixture)))
             if self._stream is not None:
                 positions = positions[positions % self._mixture.streams == self._stream]
             numbers = self._store.locate(*self._mixture.samples(self._epoch, positions))[0]
-            for number in dict.fromkeys(numbers.tolist()):
-                if number not in seen:
-                    seen.add(number)
-                    yield number
+            for position, number in zip(positions.tolist(), numbers.tolist(), strict=True):
+                if number in seen:
+                    continue
+                seen.add(number)
+                if not self._wait_for(position):
+                    return
+                yield number
 
     def _wait_for(self, position: int) -> bool:
         """Wait until the reader is near a position; False once it does not go on."""

@@ -3,17 +3,19 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from tqdm import tqdm
 
 from loader.cache import ShardCache, default_folder, keep_manifests
-from loader.decoded import folder_suffix, worth_keeping
+from loader.decoded import decoded_bytes, folder_suffix, worth_keeping
 from loader.example import Scratch, read_example
+from loader.foreign import count_samples
 from loader.order import Shuffle
 from loader.pipeline import Pipeline
 from loader.recipe import (
@@ -142,6 +144,7 @@ def make_pipeline(
         options=storage_options,
         subset=subset,
     )
+    _warn(opened, shuffle, subset)
     relabels = None if labels is None else read_labels(str(labels), storage_options)
     present, names = _contents(opened, relabels)
     recipe = Recipe(
@@ -203,42 +206,55 @@ def _open(
     cached = not in_place and (mounted or decoded_rate is not None)
     cache = ShardCache(folder, limit_bytes) if cached else None
     stats = Stats()
-    sources = [_count(source, cache, stats, mount) for source in sources]
+    open_store = partial(_open_store, cache=cache, stats=stats, mount=mount)
+    indexes = None if in_place else folder
+    sources = [count_samples(source, indexes, open_store) for source in sources]
     fingerprint = _fingerprint(sources)
     if subset is not None:
         sources = [take_subset(sources[0], subset)]
     if cache is not None:
         keep_manifests(cache, sources)
-    decoded = _decoded_suffix(sources, cache, decoded_rate)
+    decoded = _decoded_suffix(sources, cache, decoded_rate, mount)
     store = ShardStore(sources, cache, stats, mount=mount, decoded=decoded)
     return _Opened(sources, weights, fingerprint, store, stats, folder)
 
 
 def _decoded_suffix(
-    sources: Sequence[Source], cache: ShardCache | None, sample_rate: int | None
+    sources: Sequence[Source],
+    cache: ShardCache | None,
+    sample_rate: int | None,
+    mount: bool | None,
 ) -> str:
     """Suffix of the cache's folders for decoded shards; empty where they are kept raw."""
     if cache is None or sample_rate is None:
         return ""
-    seconds = sum(manifest.duration_s for source in sources for manifest in source.manifests)
-    fits = worth_keeping(round(2 * sample_rate * seconds), cache.folder)
-    return folder_suffix(sample_rate) if fits else ""
+    shards = [shard for source in sources for shard in source.shards]
+    in_place = read_in_place(shards, mount)
+    raw = sum(s.info.filesize or 0 for s, here in zip(shards, in_place, strict=True) if not here)
+    size = sum(decoded_bytes(source, sample_rate) for source in sources)
+    return folder_suffix(sample_rate) if worth_keeping(size, cache, raw_bytes=raw) else ""
 
 
-def _count(source: Source, cache: ShardCache | None, stats: Stats, mount: bool | None) -> Source:
-    """The source with the samples of tars that have no manifest counted."""
-    if all(shard.rows >= 0 for shard in source.shards):
-        return source
-    store, counted = ShardStore([source], cache, stats, mount=mount), []
-    unknown = tqdm(source.shards, desc="indexing", unit="shard", disable=None, leave=False)
-    try:
-        for number, shard in enumerate(unknown):
-            with store.reader(number) as reader:
-                info = replace(shard.info, nsamples=len(reader))
-            counted.append(replace(shard, rows=len(reader), info=info))
-    finally:
-        store.close()
-    return replace(source, shards=tuple(counted))
+def _open_store(
+    source: Source, *, cache: ShardCache | None, stats: Stats, mount: bool | None
+) -> ShardStore:
+    return ShardStore([source], cache, stats, mount=mount)
+
+
+def _warn(opened: _Opened, shuffle: Shuffle, subset: int | None) -> None:
+    """Say what is allowed and yet may be a mistake."""
+    if shuffle == "full" and opened.store.fetches:
+        log.warning(
+            'shuffle="full" over shards that have to be fetched: every batch wants others, so an '
+            "epoch fetches them all at once, and again where the cache does not hold them: pass "
+            "shuffle=N, or fetch them first with: python -m loader stage"
+        )
+    if subset is not None and any(source.is_foreign for source in opened.sources):
+        log.warning(
+            "subset=%d takes whole shards, and nothing says that these were shuffled when they "
+            "were written: it may be one-sided",
+            subset,
+        )
 
 
 def _fingerprint(sources: Sequence[Source]) -> str:
@@ -266,10 +282,12 @@ def _source_contents(
     source: Source, store: ShardStore, first: int
 ) -> tuple[set[str], Sequence[str]]:
     """Fields and label names of a source, as its manifest or else its first sample says."""
-    if source.manifests and all(manifest.fields for manifest in source.manifests):
+    if not source.is_foreign:
         fields = set.intersection(*(set(manifest.fields) for manifest in source.manifests))
         return fields | ({"labels"} if source.label_names else set()) | {"json"}, source.label_names
-    with store.reader(first) as reader:
+    if not source.rows.any():
+        raise ValueError(f"{source.name}: there is no sample in its {len(source.shards)} shards")
+    with store.reader(first + int(np.argmax(source.rows > 0))) as reader:
         members = {member.extension: member for member in reader.members(0)}
         example = read_example(reader, 0, Recipe(("json",), ()), Scratch())
     labels = list(example.meta.labels)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from loader.disk import write_whole, writing
 from loader.mounts import file_system, is_local
 from loader.source import Source
 from loader.transfer import part_path
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _RESERVE_BYTES = 10 * 10**9
 _POLL_S = 0.05
+_REMOVAL_POLLS = 20
 
 
 class Pin:
@@ -83,10 +85,8 @@ class ShardCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         hit = True
         while True:
-            lock = _lock(path, fcntl.LOCK_SH, stop)
-            if _touch(path):
-                return Pin(path, lock), hit
-            os.close(lock)
+            if (pin := _pin(path, stop)) is not None:
+                return pin, hit
             # Whoever fetches the file first may then use it for long: this waits for the file,
             # above, and never for the exclusive lock.
             with _exclusive(path) as alone:
@@ -94,19 +94,23 @@ class ShardCache:
                     hit = False
                     with _locked(self.folder / "room", stop):
                         self._make_room(need_bytes, relieve)
-                        part_path(path, need_bytes).touch()  # takes the room it will need
+                        with writing(path.parent):
+                            part_path(path, need_bytes).touch()  # takes the room it will need
                     fetch(path)
 
     def find(self, name: str, *, stop: threading.Event) -> Pin | None:
         """The file ``name`` if it is there."""
         path = self.folder / name
-        if not path.exists():
-            return None
-        lock = _lock(path, fcntl.LOCK_SH, stop)
-        if _touch(path):
-            return Pin(path, lock)
-        os.close(lock)
-        return None
+        return _pin(path, stop) if path.exists() else None
+
+    def remove(self, name: str, *, stop: threading.Event) -> None:
+        """Remove a damaged file and its index, unless somebody goes on using it.
+
+        Who fetches ahead holds it for a moment; who reads it found it whole.
+        """
+        for _ in range(_REMOVAL_POLLS):
+            if _evict(self.folder / name) or stop.wait(_POLL_S):
+                return
 
     def retire(self, name: str) -> None:
         """Let a file be the first to leave when room is needed."""
@@ -117,17 +121,20 @@ class ShardCache:
         """Make a small file, by rename, unless it is there; it does not count to the limit."""
         path = self.folder / name
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.{os.getpid()}")
-            draft.write_bytes(make())
-            os.replace(draft, path)
+            data = make()
+            with writing(path.parent):
+                write_whole(path, data)
 
     def _make_room(self, need_bytes: int, relieve: Callable[[], None]) -> None:
         """Evict files, the least recently used first and none in use, until there is room."""
-        excess = self._evict(need_bytes)
-        if excess > 0:
-            relieve()
-            excess = self._evict(need_bytes)
+        files = _files(self.folder)
+        excess = sum(size for _, size in files) + need_bytes - self.limit_bytes
+        if excess <= 0:
+            return
+        relieve()  # or what was read would stay, and what is yet to be read would go
+        for path, size in files:
+            if excess > 0 and _evict(path):
+                excess -= size
         if excess > 0:
             log.warning(
                 "the shard cache %s outgrows its limit of %d bytes by %d: all of it is in use; "
@@ -135,16 +142,10 @@ class ShardCache:
                 *(self.folder, self.limit_bytes, excess),
             )
 
-    def _evict(self, need_bytes: int) -> int:
-        """Evict what can be evicted; bytes that are too many all the same."""
-        files = _files(self.folder)
-        excess = sum(size for _, size in files) + need_bytes - self.limit_bytes
-        for path, size in files:
-            if excess <= 0:
-                break
-            if _evict(path):
-                excess -= size
-        return excess
+
+def pin_if_cached(path: Path, *, stop: threading.Event) -> Pin | None:
+    """Hold a file that is read where it lies, if that is in a cache: its lock lies beside it."""
+    return _pin(path, stop) if os.access(_lock_path(path), os.W_OK) else None
 
 
 def keep_manifests(cache: ShardCache, sources: Sequence[Source]) -> None:
@@ -189,6 +190,15 @@ def _files(folder: Path) -> list[tuple[Path, int]]:
         coming = int(path.name.split(".")[-2]) if path.suffix == ".part" else 0
         found.append((status.st_mtime, path, max(status.st_size, coming)))
     return [(path, size) for _, path, size in sorted(found)]
+
+
+def _pin(path: Path, stop: threading.Event) -> Pin | None:
+    """Hold a file and mark it as used; None if it is not there."""
+    lock = _lock(path, fcntl.LOCK_SH, stop)
+    if _touch(path):
+        return Pin(path, lock)
+    os.close(lock)
+    return None
 
 
 def _touch(path: Path) -> bool:

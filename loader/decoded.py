@@ -4,9 +4,7 @@ import json
 import logging
 import os
 import queue
-import tempfile
 import threading
-import time
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -15,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from loader.audio import decode_whole
+from loader.cache import ShardCache
+from loader.disk import measure, write_whole
 from loader.meta import Meta, parse_meta
 from loader.recipe import audio_extension
+from loader.source import Source
 from loader.store import ShardStore
 from loader.tokens import octuple
 from loader.transfer import StoppedError, part_path
@@ -31,8 +32,8 @@ log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 _POLL_S = 0.1
 _NICE = 10
-_PROBE_BYTES = 32 << 20
 _DECODED_BYTES_PER_S = 400e6  # what a core decodes FLAC to, in bytes of int16
+_DECODED_PER_RAW = 4 / 24000  # ten seconds of 24 kHz FLAC, 126 kB, are 480 kB of int16
 
 
 def folder_suffix(sample_rate: int) -> str:
@@ -40,20 +41,41 @@ def folder_suffix(sample_rate: int) -> str:
     return f"-decoded-{sample_rate}hz-v{FORMAT_VERSION}"
 
 
-def worth_keeping(size_bytes: int, folder: Path) -> bool:
-    """Whether decoded shards of this size are read faster than they are decoded again.
+def decoded_bytes(source: Source, sample_rate: int) -> int:
+    """About how much the shards of a source take once they are decoded."""
+    seconds = sum(manifest.duration_s for manifest in source.manifests)
+    samples = sum(manifest.samples for manifest in source.manifests)
+    if not seconds or not samples:
+        size = sum(shard.info.filesize or 0 for shard in source.shards)
+        return round(size * sample_rate * _DECODED_PER_RAW)
+    share = sum(shard.info.nsamples for shard in source.shards) / samples
+    return round(2 * sample_rate * seconds * share)
+
+
+def worth_keeping(size_bytes: int, cache: ShardCache, *, raw_bytes: int) -> bool:
+    """Whether decoded shards of this size find room, and are read faster than decoded again.
 
     What fits into free memory is; what does not has to come from a disk that is fast enough.
+
+    Args:
+        raw_bytes: what lies in the cache beside them.
     """
+    if size_bytes + raw_bytes > cache.limit_bytes:
+        log.warning(
+            'cache="decoded": %.1f GB of decoded audio beside %.1f GB of shards are more than the '
+            "%.1f GB that the cache may have: shards are kept as they come; raise cache_bytes",
+            *(size_bytes / 1e9, raw_bytes / 1e9, cache.limit_bytes / 1e9),
+        )
+        return False
     if size_bytes <= _free_memory():
         return True
-    rate = _disk_rate(folder)
+    rate = measure(cache.folder).read
     if rate >= _DECODED_BYTES_PER_S:
         return True
     log.warning(
         'cache="decoded": %.1f GB of decoded audio do not fit into memory, and %s reads %.0f MB/s, '
         "slower than decoding: shards are kept as they come",
-        *(size_bytes / 1e9, folder, rate / 1e6),
+        *(size_bytes / 1e9, cache.folder, rate / 1e6),
     )
     return False
 
@@ -114,7 +136,9 @@ class DecodedKeeper:
                     tar.write(sample_bytes(key, members))
                     offsets.append(tar.tell())
                 tar.write(END_OF_ARCHIVE)
-            path.with_name(path.name + ".idx").write_bytes(index_bytes(offsets))
+                tar.flush()
+                os.fsync(tar.fileno())
+            write_whole(path.with_name(f"{path.name}.idx"), index_bytes(offsets))
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -188,15 +212,3 @@ def _free_memory() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return 0
-
-
-def _disk_rate(folder: Path) -> float:
-    """Bytes a second that the disk of a folder reads, past the page cache."""
-    with tempfile.NamedTemporaryFile(dir=folder) as file:
-        file.write(os.urandom(_PROBE_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        began = time.perf_counter()
-        os.pread(file.fileno(), _PROBE_BYTES, 0)
-        return _PROBE_BYTES / (time.perf_counter() - began)

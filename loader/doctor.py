@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,13 +17,13 @@ import torch
 from loader.audio import decode_window
 from loader.backends import report
 from loader.cache import default_folder
+from loader.disk import measure
 from loader.mounts import file_system, is_local
 from shards.errors import DecodeError
 
 State = Literal["ok", "warn", "fail"]
 
 _PACKAGES = ("torch", "numpy", "soundfile", "miniaudio", "symusic", "soxr", "fsspec")
-_PROBE_BYTES = 16 << 20
 _SLOW_DISK = 100e6  # bytes a second under which a disk holds streaming up
 _FREE_BYTES = 10 * 10**9
 
@@ -130,12 +129,7 @@ def _disk(path: Path, *, cache: bool) -> Iterator[Finding]:
 def _speed(subject: str, folder: Path) -> Iterator[Finding]:
     """Write and read a file where the cache will be."""
     try:
-        with tempfile.NamedTemporaryFile(dir=folder) as file:
-            began = time.perf_counter()
-            file.write(os.urandom(_PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-            rate = _PROBE_BYTES / (time.perf_counter() - began)
+        rate = measure(folder).write
     except OSError as error:
         yield Finding("fail", subject, f"cannot be written: {error}", f"chmod u+w {folder}")
         return

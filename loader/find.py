@@ -7,7 +7,7 @@ import numpy as np
 from loader.decode import Places
 from loader.source import Shard, Source
 from loader.store import ShardStore
-from loader.transfer import open_url
+from loader.transfer import open_url, retry
 from shards.keys import RECORD, find_key
 
 _NAME = "keys.bin"
@@ -63,10 +63,13 @@ class KeyFinder:
 def _in_keys(folder: str, source: Source, key: str) -> list[tuple[int, int]]:
     if not folder:
         raise FileNotFoundError
-    fs, path = open_url(f"{folder}/{_NAME}", dict(source.options))
-    records = fs.size(path) // RECORD.itemsize
+    url = f"{folder}/{_NAME}"
+    fs, path = open_url(url, dict(source.options))
+    records = retry(lambda: fs.size(path), url) // RECORD.itemsize
 
     def read_at(offset: int, size: int) -> bytes:
-        return bytes(fs.cat_file(path, start=offset, end=offset + size))
+        end = offset + size
+        data = bytes(retry(lambda: fs.cat_file(path, start=offset, end=end), url))
+        return data if len(data) <= size else data[offset:end]  # a server without ranges
 
     return find_key(key, read_at=read_at, records=records)

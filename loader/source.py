@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,9 @@ from shards.manifest import Manifest, ShardInfo, load_manifest
 
 Options = dict[str, Any] | None
 
+# names that file systems have for what changes with a file's content
+_VERSION = {"mtime", "etag", "last-modified", "lastmodified", "last_modified", "modified"}
+_VERSION |= {"updated", "generation", "md5hash", "content-md5", "blob_id", "sha"}
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -33,6 +35,7 @@ class Shard:
         folder: name of its folder in the cache.
         folder_url: its dataset's folder, where ``keys.bin`` is; empty for tars without a manifest.
         number: which shard of that dataset it is.
+        index: where offsets of a tar without a manifest are kept, if they are.
     """
 
     url: str
@@ -42,6 +45,7 @@ class Shard:
     folder: str
     folder_url: str = ""
     number: int = 0
+    index: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,11 @@ class Source:
     def rows(self) -> Positions:
         """(S,) samples of each shard."""
         return np.array([shard.rows for shard in self.shards], dtype=np.int64)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether somebody else wrote the shards, so that no manifest tells what they hold."""
+        return not self.manifests or not all(manifest.fields for manifest in self.manifests)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -184,20 +193,32 @@ def _without_manifest(url: str, options: Options) -> Source:
 
 def _from_tars(name: str, urls: list[str], options: Options) -> Source:
     """Tars that somebody else wrote: their samples are counted when they are indexed."""
-    shards = []
-    for url in urls:
-        fs, path = open_url(url, options)
-        try:
-            size = int(retry(partial(fs.size, path), url))
-        except FileNotFoundError:
-            raise FetchError(f"{url}: no such shard") from None
-        local = Path(path) if is_local_system(fs) else None
-        shards.append(Shard(url, local, -1, ShardInfo(url.rpartition("/")[2], -1, size), ""))
-    # a tar of the same name that changed in size is another one
-    identity = sha256(repr([(shard.url, shard.info.filesize) for shard in shards]).encode())
-    folder = f"tars-{identity.hexdigest()[:12]}"
-    named = tuple(replace(shard, folder=folder) for shard in shards)
-    return Source(name, named, (), options or {})
+    return Source(name, tuple(_foreign_shard(url, options) for url in urls), (), options or {})
+
+
+def _foreign_shard(url: str, options: Options) -> Shard:
+    fs, path = open_url(url, options)
+    try:
+        about = retry(lambda: fs.info(path), url)
+    except FileNotFoundError:
+        raise FetchError(f"{url}: no such shard") from None
+    if about["type"] == "directory":
+        raise FetchError(f"{url}: is a folder, not a tar")
+    name = url.rpartition("/")[2]
+    version = _version(about) or {"ukey": fs.ukey(path)}
+    identity = sha256(repr([str(fs.unstrip_protocol(path)), about["size"], version]).encode())
+    folder = (
+        re.sub(r"[^A-Za-z0-9_-]", "-", name.removesuffix(".tar"))[:40]
+        + "-"
+        + identity.hexdigest()[:12]
+    )
+    local = Path(path) if is_local_system(fs) else None
+    return Shard(url, local, -1, ShardInfo(name, -1, about["size"]), folder)
+
+
+def _version(about: Mapping[str, Any]) -> dict[str, str]:
+    """What a file system knows of a file's version, and not of links to it or readers of it."""
+    return {name: str(about[name]) for name in sorted(about) if name.lower() in _VERSION}
 
 
 def _expand(url: str, options: Options) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from loader.cache import ShardCache, keep_manifests
+from loader.foreign import count_samples
 from loader.source import Source, open_source, take_subset
 from loader.stats import Stats
 from loader.store import ShardStore
@@ -25,7 +26,8 @@ class Staged:
     """What a cache holds now of a dataset.
 
     Attributes:
-        folders: of the datasets within the cache; each can be given to ``make_pipeline``.
+        folders: of the datasets within the cache; each can be given to ``make_pipeline``. Tars
+            without a manifest have none: they are streamed by their URL, through the cache.
         fetched_bytes: of the ``bytes`` in all shards, those that had to be fetched.
     """
 
@@ -53,9 +55,11 @@ def stage(
         DataError: if the dataset cannot be read.
     """
     source, cache = open_source(url, storage_options), ShardCache(cache_dir, cache_bytes)
+    stats = Stats()
     keep_manifests(cache, [source])
     _keep_keys(cache, source)
     if subset is not None:
+        source = count_samples(source, cache.folder, partial(_open_store, cache=cache, stats=stats))
         source = take_subset(source, subset)
     size = sum(shard.info.filesize or 0 for shard in source.shards)
     if size > cache.limit_bytes:
@@ -63,15 +67,19 @@ def stage(
             f"{url}: its shards have {size / 1e9:.1f} GB, the cache may have "
             f"{cache.limit_bytes / 1e9:.1f}: make room, raise --cache-bytes or pass --subset"
         )
-    stats = Stats()
-    store = ShardStore([source], cache, stats, mount=True)
+    store = _open_store(source, cache=cache, stats=stats)
     try:
         _fetch_all(store, stats, size, progress=progress)
     finally:
         store.close()
-    folders = dict.fromkeys(cache.folder / shard.folder for shard in source.shards)
+    datasets = (shard.folder for shard in source.shards if shard.folder_url)
+    folders = dict.fromkeys(cache.folder / folder for folder in datasets)
     fetched = int(stats.snapshot()["fetched_bytes"])
     return Staged(tuple(folders), len(source.shards), size, fetched)
+
+
+def _open_store(source: Source, *, cache: ShardCache, stats: Stats) -> ShardStore:
+    return ShardStore([source], cache, stats, mount=True)
 
 
 def _keep_keys(cache: ShardCache, source: Source) -> None:

@@ -28,12 +28,24 @@ class Stats:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._seconds: Counter[str] = Counter()
+        self._known: set[str] = set()  # cached files that were fetched, or opened before
         self._first = self._last = 0.0
 
     def count(self, name: str, amount: int) -> None:
         if amount:
             with self._lock:
                 self._counts[name] += amount
+
+    def fetched(self, name: str) -> None:
+        """A file was put into the cache: opening it will be no hit."""
+        with self._lock:
+            self._known.add(name)
+
+    def opened(self, name: str) -> None:
+        """A cached file was opened to be read: a hit, once, if it was there before."""
+        with self._lock:
+            self._counts["cache_hits"] += name not in self._known
+            self._known.add(name)
 
     def add_seconds(self, seconds: dict[str, float]) -> None:
         """Add to the time of stages."""

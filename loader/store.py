@@ -1,16 +1,19 @@
 """Open shards by number, wherever they are: in place, or fetched ahead into the cache."""
 
+import logging
 import queue
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from loader.cache import Pin, ShardCache
+from loader.cache import Pin, ShardCache, pin_if_cached
 from loader.mounts import is_local
+from loader.opened import Opened, missing, open_in_place, open_pinned
 from loader.order import Positions
 from loader.source import Shard, Source
 from loader.stats import Stats
@@ -18,23 +21,11 @@ from loader.transfer import StoppedError, read_url, transfer
 from shards.errors import FetchError, ShardError
 from shards.reader import ShardReader
 
+log = logging.getLogger(__name__)
+
 _OPEN_SHARDS = 64
+_INDEX_ATTEMPTS = 2  # it can be done without
 _POLL_S = 0.1
-
-
-class _Open:
-    """A reader that threads share, and how many of them use it now."""
-
-    def __init__(self, reader: ShardReader, pin: Pin | None) -> None:
-        self.reader = reader
-        self.users = 0
-        self.stale = False  # a decoded copy is there: close it once nobody uses it
-        self._pin = pin
-
-    def close(self) -> None:
-        self.reader.close()
-        if self._pin is not None:
-            self._pin.release()
 
 
 class ShardStore:
@@ -71,7 +62,7 @@ class ShardStore:
         self._in_place = read_in_place(self.shards, mount)
         if cache is None:
             self._in_place = [_must_be_local(shard) for shard in self.shards]
-        self._open: OrderedDict[int, _Open] = OrderedDict()
+        self._open: OrderedDict[int, Opened] = OrderedDict()
         self._lock = threading.Condition()
         self._opening: set[int] = set()
         self._wanted: Counter[int] = Counter()  # shards that readers wait for
@@ -116,15 +107,23 @@ class ShardStore:
         From then on it is opened in place of the shard, as soon as nobody reads that one.
         """
         assert self._cache is not None
-        name, shard = self._decoded_name(number), self.shards[number]
-        pin, _ = self._cache.acquire(name, make, need_bytes=need_bytes, stop=self._stop)
+        name = self._decoded_name(number)
+        pin, there = self._cache.acquire(
+            name, make, need_bytes=need_bytes, stop=self._stop, relieve=self._close_unused
+        )
         pin.release()
+        if not there:
+            self._stats.fetched(name)
         with self._lock:
             if number in self._open:
                 self._open[number].stale = True
                 self._close_stale(number)
         if not self._in_place[number]:
-            self._cache.retire(f"{shard.folder}/{_file_name(shard)}")
+            self._cache.retire(self._raw_name(number))
+
+    def _raw_name(self, number: int) -> str:
+        shard = self.shards[number]
+        return f"{shard.folder}/{_file_name(shard)}"
 
     def _decoded_name(self, number: int) -> str:
         shard = self.shards[number]
@@ -144,7 +143,7 @@ class ShardStore:
         if (pin := self._find_decoded(number)) is not None:
             pin.release()
             return
-        self._fetch(number).release()
+        self._fetch(number)[0].release()
 
     @property
     def mean_sample_bytes(self) -> float:
@@ -168,9 +167,11 @@ class ShardStore:
         self.stop()
         self._close_unused()
 
-    def _enter(self, number: int) -> _Open:
+    def _enter(self, number: int) -> Opened:
         with self._lock:
             while number in self._opening:
+                if self._stop.is_set():
+                    raise StoppedError
                 self._lock.wait(_POLL_S)
             entry = self._open.get(number)
             if entry is not None:
@@ -190,55 +191,108 @@ class ShardStore:
                 self._opening.discard(number)
                 self._lock.notify_all()
 
-    def _open_shard(self, number: int) -> _Open:
-        shard = self.shards[number]
-        if (pin := self._find_decoded(number)) is not None:
-            return _open_pinned(shard, pin)
+    def _open_shard(self, number: int) -> Opened:
+        if (entry := self._open_decoded(number)) is not None:
+            return entry
         if self._decoded:
             self.undecoded.put(number)
-        if self._in_place[number]:
-            assert shard.local is not None
-            return _Open(_open_checked(shard, shard.local), None)
+        if not self._in_place[number]:
+            return self._open_cached(number)
+        shard = self.shards[number]
+        assert shard.local is not None
+        pin = pin_if_cached(shard.local, stop=self._stop)
+        if pin is not None:
+            self._stats.opened(str(shard.local))
+        return open_in_place(shard, pin)
+
+    def _open_decoded(self, number: int) -> Opened | None:
+        """The decoded copy, if there is one; a damaged one goes, to be made again."""
+        if (pin := self._find_decoded(number)) is None:
+            return None
+        name = self._decoded_name(number)
+        entry = self._open_or_remove(number, pin, name, decoded=True)
+        if entry is not None:
+            self._stats.opened(name)
+        return entry
+
+    def _open_cached(self, number: int) -> Opened:
+        """A shard out of the cache; one that was damaged there is fetched once more."""
+        name = self._raw_name(number)
         with self._wanting(number):
-            pin = self._fetch(number)
-        return _open_pinned(shard, pin, checked=True)
+            pin, there = self._fetch(number)
+            entry = self._open_or_remove(number, pin, name) if there else None
+            if entry is None:
+                pin = self._fetch(number)[0] if there else pin
+                entry = open_pinned(self.shards[number], pin)
+        self._stats.opened(name)
+        return entry
+
+    def _open_or_remove(
+        self, number: int, pin: Pin, name: str, *, decoded: bool = False
+    ) -> Opened | None:
+        """A file that lay in the cache, or None after it was removed because it is damaged."""
+        assert self._cache is not None
+        try:
+            return open_pinned(self.shards[number], pin, decoded=decoded)
+        except ShardError as error:
+            log.warning("%s; it is removed from the cache and made anew", error)
+            self._cache.remove(name, stop=self._stop)
+            return None
 
     def _find_decoded(self, number: int) -> Pin | None:
         if not self._decoded or self._cache is None:
             return None
         return self._cache.find(self._decoded_name(number), stop=self._stop)
 
-    def _fetch(self, number: int) -> Pin:
+    def _fetch(self, number: int) -> tuple[Pin, bool]:
+        """A shard in the cache, and whether it was there already."""
         assert self._cache is not None
-        shard = self.shards[number]
+        name = self._raw_name(number)
         with self._stats.time("fetch"):
-            pin, hit = self._cache.acquire(
-                f"{shard.folder}/{_file_name(shard)}",
+            pin, there = self._cache.acquire(
+                name,
                 lambda path: self._transfer(number, path),
-                need_bytes=shard.info.filesize or 0,
+                need_bytes=self.shards[number].info.filesize or 0,
                 stop=self._stop,
                 relieve=self._close_unused,
             )
-        self._stats.count("cache_hits", int(hit))
-        return pin
+        if not there:
+            self._stats.fetched(name)
+        return pin, there
 
     def _transfer(self, number: int, path: Path) -> None:
-        shard, options = self.shards[number], self._options[number]
+        shard = self.shards[number]
         with self._on_its_way(number):
             self._gate(number, 0)
-            transfer(
-                shard.url,
-                path,
-                storage_options=options,
-                size=shard.info.filesize,
-                sha256=shard.info.sha256,
-                gate=lambda count: self._gate(number, count),
-            )
+            self._fetch_index(number)  # first: who finds the tar finds its index
+            try:
+                transfer(
+                    shard.url,
+                    path,
+                    storage_options=self._options[number],
+                    size=shard.info.filesize,
+                    sha256=shard.info.sha256,
+                    gate=lambda count: self._gate(number, count),
+                    pause=self._pause,
+                )
+            except FileNotFoundError:
+                raise missing(shard) from None
+
+    def _fetch_index(self, number: int) -> None:
+        """Keep the index of a shard, if it has one; a tar without is scanned when it is opened."""
+        assert self._cache is not None
+        url, options = f"{self.shards[number].url}.idx", self._options[number]
+        read = partial(read_url, url, options, attempts=_INDEX_ATTEMPTS, pause=self._pause)
         try:
-            index = read_url(shard.url + ".idx", options)
+            self._cache.keep(f"{self._raw_name(number)}.idx", read)
         except FileNotFoundError:
-            return  # the tar is scanned when it is opened
-        path.with_name(path.name + ".idx").write_bytes(index)
+            return
+        except FetchError as error:
+            log.info("%s; the tar is scanned", error)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise StoppedError
 
     def _gate(self, number: int, count: int) -> None:
         """Let a transfer go on once no reader waits for another one that is under way."""
@@ -297,17 +351,6 @@ def _file_name(shard: Shard) -> str:
     return shard.info.url.replace("/", "-")
 
 
-def _open_pinned(shard: Shard, pin: Pin, *, checked: bool = False) -> _Open:
-    """A shard in the cache; checked against its manifest unless it is a decoded copy."""
-    try:
-        if checked:
-            return _Open(_open_checked(shard, pin.path), pin)
-        return _Open(ShardReader(pin.path, samples=shard.info.nsamples), pin)
-    except BaseException:
-        pin.release()
-        raise
-
-
 def _first_samples(sources: Sequence[Source]) -> list[Positions]:
     """For each source, the number of the first sample of each of its shards, and their sum."""
     return [np.concatenate([[0], np.cumsum(source.rows)]) for source in sources]
@@ -324,18 +367,3 @@ def _must_be_local(shard: Shard) -> bool:
     if shard.local is None:
         raise ValueError(f'{shard.url}: cache="off" reads files of this machine only')
     return True
-
-
-def _open_checked(shard: Shard, path: Path) -> ShardReader:
-    """A reader of a shard whose size is the manifest's."""
-    known = shard.info.nsamples >= 0
-    try:
-        size = path.stat().st_size
-        if known and shard.info.filesize is not None and size != shard.info.filesize:
-            raise ShardError(
-                f"{path}: has {size} bytes, its manifest says {shard.info.filesize}; find out "
-                "with: python -m packer verify"
-            )
-        return ShardReader(path, samples=shard.info.nsamples if known else None)
-    except FileNotFoundError:
-        raise FetchError(f"{path}: the shard is missing; its manifest names it") from None

@@ -4,12 +4,14 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 
+from loader.disk import writing
 from shards.errors import FetchError
 
 CHUNK_BYTES = 4 << 20
@@ -44,15 +46,16 @@ def open_url(url: str, storage_options: dict[str, Any] | None) -> tuple[Any, str
     return fs, str(path)
 
 
-def read_url(url: str, storage_options: dict[str, Any] | None) -> bytes:
-    """A whole small file.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        FetchError: if it cannot be read after several attempts.
-    """
+def read_url(
+    url: str,
+    storage_options: dict[str, Any] | None,
+    *,
+    attempts: int = ATTEMPTS,
+    pause: Callable[[float], object] = time.sleep,
+) -> bytes:
+    """A whole small file; arguments and errors are those of ``retry``."""
     fs, path = open_url(url, storage_options)
-    data: bytes = retry(lambda: fs.cat_file(path), url)
+    data: bytes = retry(lambda: fs.cat_file(path), url, attempts=attempts, pause=pause)
     return data
 
 
@@ -64,6 +67,7 @@ def transfer(
     size: int | None = None,
     sha256: str | None = None,
     gate: Callable[[int], None] = lambda count: None,
+    pause: Callable[[float], object] = time.sleep,
 ) -> None:
     """Copy ``url`` to ``target``, which appears whole or not at all.
 
@@ -73,16 +77,19 @@ def transfer(
     Args:
         size, sha256: what the file must have; None where it is not known.
         gate: called with the bytes of each chunk; may wait, or raise StoppedError.
+        pause: waits some seconds between attempts; may raise StoppedError.
 
     Raises:
-        FetchError: if it cannot be read after several attempts, or comes with other content.
+        FileNotFoundError: if there is no such file.
+        FetchError: if it cannot be read after several attempts or comes with other content, or
+            if the target cannot be written.
     """
     part = part_path(target, size)
     fs, path = open_url(url, storage_options)
     if sha256 is None:
         part.unlink(missing_ok=True)
     for _ in range(2):  # content that does not match is fetched once more, afresh
-        retry(lambda: _continue(fs, path, part, gate), url)
+        retry(lambda: _continue(fs, path, part, size=size, gate=gate), url, pause=pause)
         found = part.stat().st_size
         if size is None or found == size:
             digest = _sha256(part) if sha256 is not None else None
@@ -101,38 +108,83 @@ def part_path(target: Path, size: int | None) -> Path:
     return target.with_name(f"{target.name}.{size or 0}.part")
 
 
-def retry(action: Callable[[], Any], url: str) -> Any:
+def retry(
+    action: Callable[[], Any],
+    url: str,
+    *,
+    attempts: int = ATTEMPTS,
+    pause: Callable[[float], object] = time.sleep,
+) -> Any:
     """Run an action on a URL, again and with growing pauses while it fails as networks do.
+
+    Args:
+        pause: waits some seconds; may raise StoppedError.
 
     Raises:
         FileNotFoundError: at once.
-        FetchError: at once where access is denied, else after ``ATTEMPTS``.
+        FetchError: at once where access is denied or a path leads through a file, else after
+            ``attempts``.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         try:
             return action()
-        except FileNotFoundError:
-            raise
-        except PermissionError as error:
-            raise FetchError(f"{url}: access denied: {error}") from error
+        except (IsADirectoryError, NotADirectoryError) as error:
+            wrong = "a folder" if isinstance(error, IsADirectoryError) else "below a file"
+            raise FetchError(
+                f"{url}: is {wrong}; name a dataset's folder, its manifest.json or tars"
+            ) from error
         except _network_errors() as error:
-            if attempt == ATTEMPTS:
+            if _is_missing(error):
+                raise
+            if isinstance(error, PermissionError) or _status(error) in (401, 403):
+                raise FetchError(f"{url}: access denied: {error}") from error
+            if attempt == attempts:
                 raise FetchError(
-                    f"{url}: failed {ATTEMPTS} times: {_remedy(url, error)}"
+                    f"{url}: failed {attempts} times: {_remedy(url, error)}"
                 ) from error
-        time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
+        pause(FIRST_PAUSE_S * 2 ** (attempt - 1))
     raise AssertionError("unreachable")
 
 
-def _continue(fs: Any, path: str, part: Path, gate: Callable[[int], None]) -> None:
-    """Append what the part lacks."""
-    with part.open("ab") as target, fs.open(path, "rb", cache_type="none") as source:
+def _continue(
+    fs: Any, path: str, part: Path, *, size: int | None, gate: Callable[[int], None]
+) -> None:
+    """Append what the part lacks; where a web server only sends whole files, begin again."""
+    known = {"size": size} if size and _is_http(fs) else {}  # spares asking for it first
+    try:
+        with fs.open(path, "rb", cache_type="none", **known) as source:
+            _append(source, part, gate)
+    except ValueError:  # fsspec's word for a server without ranges
+        if not _is_http(fs):
+            raise
+        with writing(part.parent):
+            part.write_bytes(b"")
+        with fs.open(path, "rb", block_size=0, **known) as source:  # as one stream
+            _append(source, part, gate)
+
+
+def _append(source: Any, part: Path, gate: Callable[[int], None]) -> None:
+    with _appending(part) as target:
         source.seek(target.tell())
         while chunk := source.read(CHUNK_BYTES):
-            target.write(chunk)
+            with writing(part.parent):
+                target.write(chunk)
             gate(len(chunk))
-        target.flush()
-        os.fsync(target.fileno())
+
+
+@contextmanager
+def _appending(part: Path) -> Iterator[BinaryIO]:
+    """A part opened at its end; on the disk, and not only in memory, once it is closed."""
+    with writing(part.parent):
+        target = part.open("ab")
+    try:
+        yield target
+        with writing(part.parent):
+            target.flush()
+            os.fsync(target.fileno())
+    finally:
+        with writing(part.parent):
+            target.close()
 
 
 def _sha256(path: Path) -> str:
@@ -140,14 +192,38 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_http(fs: Any) -> bool:
+    return "http" in fs.protocol
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether a file is not there; fsspec says so of web servers that fail, too."""
+    if not isinstance(error, FileNotFoundError):
+        return False
+    failed = isinstance(error.__cause__, (TimeoutError, ConnectionError, *_client_errors()))
+    return not failed or _status(error) in (404, 410)
+
+
+def _status(error: BaseException) -> int | None:
+    """HTTP status of an error or of its cause."""
+    for found in (error, error.__cause__):
+        if isinstance(status := getattr(found, "status", None), int):
+            return status
+    return None
+
+
 def _network_errors() -> tuple[type[Exception], ...]:
+    return OSError, EOFError, *_client_errors()
+
+
+def _client_errors() -> list[type[Exception]]:
     loaded = ((sys.modules.get(module), name) for module, name in _CLIENT_ERRORS)
-    clients = (getattr(module, name) for module, name in loaded if module is not None)
-    return OSError, EOFError, *clients
+    return [getattr(module, name) for module, name in loaded if module is not None]
 
 
 def _remedy(url: str, error: BaseException) -> str:
-    reason = f"{type(error).__name__}: {error}"
+    cause = error.__cause__ or error
+    reason = f"{type(cause).__name__}: {cause}"
     if "/content/drive" in url:
         return f"{reason}. Is Drive mounted? drive.mount('/content/drive', force_remount=True)"
-    return reason
+    return f"{reason}. Check the network and the server, then run again: what came is kept"

@@ -14,7 +14,9 @@ class FaultFileSystem(LocalFileSystem):
     """``fault:///path``: local files that do not count as local.
 
     ``break_after`` holds, by file name, how many bytes a read gives before it fails once;
-    ``spoil`` the names whose next read has a flipped bit. ``reads`` counts bytes by name.
+    ``spoil`` the names whose next read has a flipped bit; ``broken`` those that never open;
+    ``failing`` how often a whole read fails yet, by name; ``forbidden`` the suffixes that are
+    refused. ``reads`` counts bytes by name, ``asked`` lists the names of all reads.
     """
 
     protocol = "fault"
@@ -23,14 +25,20 @@ class FaultFileSystem(LocalFileSystem):
     reads: ClassVar[Counter[str]] = Counter()
     break_after: ClassVar[dict[str, int]] = {}
     spoil: ClassVar[set[str]] = set()
+    broken: ClassVar[set[str]] = set()
+    failing: ClassVar[Counter[str]] = Counter()
+    forbidden: ClassVar[set[str]] = set()
+    asked: ClassVar[list[str]] = []
     delay_s: ClassVar[float] = 0.0
     log: ClassVar[list[str]] = []
     lock = threading.Lock()
 
     @classmethod
     def reset(cls) -> None:
-        for state in (cls.opened, cls.reads, cls.break_after, cls.spoil, cls.log):
-            state.clear()
+        for counted in (cls.opened, cls.reads, cls.break_after, cls.failing):
+            counted.clear()
+        for named in (cls.spoil, cls.broken, cls.forbidden, cls.log, cls.asked):
+            named.clear()
         cls.delay_s = 0.0
 
     @classmethod
@@ -45,9 +53,19 @@ class FaultFileSystem(LocalFileSystem):
         with self.lock:
             type(self).opened[name] += 1
             type(self).log.append(name)
+            type(self).asked.append(name)
+        if name in self.broken:
+            raise OSError(5, "Input/output error")
         return _FaultFile(Path(self._strip_protocol(path)), type(self))
 
     def cat_file(self, path, start=None, end=None, **options):
+        name = Path(path).name
+        self.asked.append(name)
+        if any(name.endswith(suffix) for suffix in self.forbidden):
+            raise PermissionError(13, "Permission denied", name)
+        if self.failing[name]:
+            self.failing[name] -= 1
+            raise OSError(5, "Input/output error")
         data = Path(self._strip_protocol(path)).read_bytes()
         return data[start:end]
 

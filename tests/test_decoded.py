@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import time
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import torch
 from faultfs import FaultFileSystem
 
 from loader import decoded, make_pipeline
-from loader.decoded import decode_members
+from loader.decoded import decode_members, decoded_bytes
+from loader.disk import DiskRate
+from loader.source import open_source, take_subset
 from shards.reader import ShardReader
 
 RATE = corpus.SAMPLE_RATE
@@ -113,9 +116,61 @@ def test_copies_larger_than_memory_on_a_slow_disk_are_not_made(
     dataset, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(decoded, "_free_memory", lambda: 1000)
-    monkeypatch.setattr(decoded, "_disk_rate", lambda folder: 50e6)
+    monkeypatch.setattr(decoded, "measure", lambda folder: DiskRate(write=50e6, read=50e6))
     cache = tmp_path / "cache"
     with make_pipeline(dataset, cache="decoded", cache_dir=cache, **SMALL) as pipe:
         assert len(list(pipe)) == 6
     assert not copies(cache)
     assert "50 MB/s" in caplog.text
+
+
+def test_copies_that_the_cache_has_no_room_for_are_not_made(dataset, tmp_path, caplog):
+    """They would drive out the shards and each other: every epoch would fetch everything."""
+    cache, shards = tmp_path / "cache", list(dataset.glob("*.tar"))
+    raw = sum(shard.stat().st_size for shard in shards)
+    options = {**SMALL, "cache_dir": cache, "cache_bytes": raw + 1000, "cache": "decoded"}
+    with make_pipeline(f"fault://{dataset}", **options) as pipe:
+        for _ in range(2):
+            list(pipe)
+        assert pipe.stats()["fetched_bytes"] == raw
+        assert not pipe._store.keeps_decoded
+    assert "raise cache_bytes" in caplog.text
+    size = decoded_bytes(open_source(dataset), RATE)
+    with make_pipeline(dataset, **{**options, "cache_bytes": size}) as pipe:
+        assert pipe._store.keeps_decoded  # shards read in place take no room
+
+
+def test_the_size_of_copies_follows_the_subset_and_is_estimated_for_tars(dataset):
+    source = open_source(dataset)
+    seconds = sum(manifest.duration_s for manifest in source.manifests)
+    assert decoded_bytes(source, RATE) == round(2 * RATE * seconds)
+    part = take_subset(source, 10)
+    assert decoded_bytes(part, RATE) < decoded_bytes(source, RATE) / 2
+    tars = open_source(f"{dataset}/*.tar")
+    size = sum(shard.stat().st_size for shard in dataset.glob("*.tar"))
+    assert decoded_bytes(tars, 24000) == 4 * size
+
+
+def test_a_damaged_copy_is_made_anew(dataset, tmp_path):
+    cache, shards = tmp_path / "cache", len(list(dataset.glob("*.tar")))
+    with make_pipeline(dataset, cache="decoded", cache_dir=cache, **SMALL) as pipe:
+        expected = [batch["__key__"] for batch in pipe]
+        wait_for_copies(cache, shards)
+    damaged = copies(cache)[0]
+    good = damaged.read_bytes()
+    os.truncate(damaged, len(good) // 2)
+    copies(cache)[1].with_name(copies(cache)[1].name + ".idx").write_bytes(b"torn")
+    with make_pipeline(dataset, cache="decoded", cache_dir=cache, **SMALL) as pipe:
+        assert [batch["__key__"] for batch in pipe] == expected
+        wait_for_copies(cache, shards)
+    assert damaged.read_bytes() == good
+
+
+def test_copies_that_were_there_are_hits_and_those_made_now_are_not(dataset, tmp_path):
+    cache, shards = tmp_path / "cache", len(list(dataset.glob("*.tar")))
+    for hits in (0, shards):
+        with make_pipeline(dataset, cache="decoded", cache_dir=cache, **SMALL) as pipe:
+            for _ in range(2):
+                list(pipe)
+                wait_for_copies(cache, shards)
+            assert pipe.stats()["cache_hits"] == hits

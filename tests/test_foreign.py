@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import soundfile
 import torch
 
 from loader import make_pipeline
+from shards import reader
 from shards.errors import DataError, FetchError, ManifestError, ShardError
 
 RATE = corpus.SAMPLE_RATE
@@ -133,3 +135,134 @@ def test_what_is_not_there_is_named(tmp_path, url, error):
 def test_protocols_that_would_run_something_are_unknown(url):
     with pytest.raises(DataError, match="x"):
         make_pipeline(url if url.endswith(".tar") else f"{url}.tar", **SMALL)
+
+
+def wav(value: float) -> bytes:
+    target = io.BytesIO()
+    soundfile.write(target, np.full(RATE // 2, value, dtype=np.float32), RATE, format="WAV")
+    return target.getvalue()
+
+
+def peak(url: str, **options) -> float:
+    with make_pipeline(url, cache_mount=True, **{**SMALL, "batch_size": 1}, **options) as pipe:
+        return round(float(next(iter(pipe))["audio"].max()), 2)
+
+
+def test_a_tar_rewritten_at_the_same_size_is_another_one(tmp_path):
+    path = tmp_path / "a.tar"
+    write_tar(path, {"0.wav": wav(0.25)})
+    size = path.stat().st_size
+    assert peak(str(path)) == 0.25
+    write_tar(path, {"0.wav": wav(0.75)})
+    os.utime(path, (1, 1))
+    assert path.stat().st_size == size
+    assert peak(str(path)) == 0.75
+
+
+def test_a_relative_name_is_another_tar_in_another_folder(tmp_path, monkeypatch):
+    for folder, value in (("x", 0.25), ("y", 0.75)):
+        write_tar(tmp_path / folder / "a.tar", {"0.wav": wav(value)})
+        os.utime(tmp_path / folder / "a.tar", (1, 1))
+        monkeypatch.chdir(tmp_path / folder)
+        assert peak("a.tar") == value
+
+
+def test_however_tars_are_named_they_share_the_cache(folder, tmp_path):
+    urls = ["", "/*.tar", "/part-{00..02}.tar"]
+    several = [f"{folder}/part-{number:02d}.tar" for number in (2, 1, 0)]
+    cache = tmp_path / "cache"
+    for shards in [*(f"{folder}{url}" for url in urls), several]:
+        with make_pipeline(shards, cache_dir=cache, cache_mount=True, **SMALL) as pipe:
+            assert len(keys_of(pipe)) == 12
+    assert len(list(cache.glob("*/*.tar"))) == 3
+
+
+@pytest.fixture
+def scanned(monkeypatch) -> list[int]:
+    """One entry for each tar that is scanned."""
+    scans: list[int] = []
+    scan = reader.scan
+
+    def noted(read_at):
+        scans.append(1)
+        return scan(read_at)
+
+    monkeypatch.setattr(reader, "scan", noted)
+    return scans
+
+
+@pytest.mark.parametrize("mount", [False, True])
+def test_tars_are_scanned_on_first_contact_only(folder, tmp_path, scanned, mount):
+    options = {**SMALL, "cache_dir": tmp_path / "cache", "cache_mount": mount, "shuffle": 0}
+    expected = [f"{number:03d}" for number in range(12)]
+    with make_pipeline(str(folder), **options) as pipe:
+        assert keys_of(pipe) == expected
+    assert len(scanned) == 3
+    scanned.clear()
+    with make_pipeline(f"{folder}/*.tar", **options) as pipe:
+        assert keys_of(pipe) == expected
+        assert pipe["007"]["__key__"] == "007"
+    assert not scanned
+
+
+def test_an_index_outlives_the_cached_tar(folder, tmp_path):
+    options = {**SMALL, "cache_dir": tmp_path / "cache", "cache_mount": True}
+    with make_pipeline(str(folder), **options) as pipe:
+        keys_of(pipe)
+    for cached in (tmp_path / "cache").glob("*/*.tar"):
+        cached.unlink()
+    with make_pipeline(str(folder), **options) as pipe:
+        assert pipe.stats()["fetched_bytes"] == (folder / "part-00.tar").stat().st_size
+        assert len(keys_of(pipe)) == 12
+
+
+def test_a_damaged_index_is_made_anew(folder, tmp_path, scanned):
+    options = {**SMALL, "cache_dir": tmp_path / "cache"}
+    make_pipeline(str(folder), **options).close()
+    kept = sorted((tmp_path / "cache").glob("*/*.idx"))
+    for path, damage in zip(kept, (b"", b"torn", bytes(40)), strict=True):
+        path.write_bytes(damage)
+    scanned.clear()
+    for scans in (3, 0):
+        with make_pipeline(str(folder), **options) as pipe:
+            assert len(keys_of(pipe)) == 12
+        assert len(scanned) == scans
+        scanned.clear()
+
+
+def test_reading_without_a_cache_leaves_nothing_behind(folder, tmp_path):
+    with make_pipeline(str(folder), cache="off", cache_dir=tmp_path / "cache", **SMALL) as pipe:
+        assert len(keys_of(pipe)) == 12
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_no_hindrance_in_place(folder, tmp_path, caplog):
+    (tmp_path / "cache").touch()
+    with make_pipeline(str(folder), cache_dir=tmp_path / "cache", **SMALL) as pipe:
+        assert len(keys_of(pipe)) == 12
+    assert "cannot be kept" in caplog.text
+
+
+def test_an_empty_tar_among_others_is_passed_over(folder):
+    write_tar(folder / "a.tar", {})
+    with make_pipeline(str(folder), shuffle=0, **SMALL) as pipe:
+        assert len(keys_of(pipe)) == 12
+
+
+def test_tars_without_any_sample_are_refused(tmp_path):
+    write_tar(tmp_path / "a.tar", {})
+    with pytest.raises(ValueError, match="no sample in its 1 shards"):
+        make_pipeline(str(tmp_path), **SMALL)
+
+
+def test_a_folder_called_tar_is_named(tmp_path):
+    (tmp_path / "a.tar").mkdir()
+    with pytest.raises(FetchError, match=r"a\.tar: is a folder"):
+        make_pipeline(f"{tmp_path}/a.tar", **SMALL)
+
+
+def test_a_subset_of_tars_in_unknown_order_is_warned_of(folder, dataset, caplog):
+    make_pipeline(dataset, subset=16, **SMALL).close()
+    assert not caplog.text
+    make_pipeline(str(folder), subset=4, **SMALL).close()
+    assert "one-sided" in caplog.text

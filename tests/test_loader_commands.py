@@ -111,3 +111,13 @@ def test_the_doctor_notices_a_decoder_that_errs(monkeypatch):
     monkeypatch.setattr(doctor, "decode_window", spoiled)
     findings = {finding.subject: finding for finding in examine()}
     assert findings["FLAC"].state == "fail"
+
+
+def test_a_subset_of_tars_without_a_manifest_is_staged(dataset, tmp_path, capsys):
+    cache, tars = tmp_path / "cache", f"fault://{dataset}/*.tar"
+    assert main(["stage", tars, "--cache-dir", str(cache), "--subset", "12"]) == 0
+    assert f"make_pipeline({tars!r}, cache_dir={str(cache)!r})" in capsys.readouterr().out
+    FaultFileSystem.reset()
+    with make_pipeline(tars, cache_dir=cache, subset=12, **{**SMALL, "batch_size": 4}) as pipe:
+        assert len(list(pipe)) == 3
+    assert not FaultFileSystem.opened

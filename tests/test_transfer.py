@@ -1,0 +1,134 @@
+"""One file, from where it is to the cache: retried, continued, and refused with a remedy."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from web import serve
+
+from loader import make_pipeline, transfer
+from loader.transfer import StoppedError, read_url, retry
+from shards.errors import FetchError
+
+pytest.importorskip("aiohttp")
+
+DATA = np.random.default_rng(0).bytes(3 * transfer.CHUNK_BYTES + 5)
+HASH = sha256(DATA).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(transfer, "FIRST_PAUSE_S", 0.001)
+
+
+@pytest.fixture
+def target(tmp_path) -> Path:
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache" / "a.tar"
+
+
+@pytest.fixture
+def web(tmp_path):
+    (tmp_path / "a.tar").write_bytes(DATA)
+    with serve(tmp_path) as server:
+        yield server
+
+
+def no_pause(seconds: float) -> None:
+    raise AssertionError("was to fail at once")
+
+
+@pytest.mark.parametrize("size", [None, len(DATA)])
+def test_a_web_server_without_ranges_is_read_from_the_beginning(tmp_path, target, size):
+    (tmp_path / "a.tar").write_bytes(DATA)
+    transfer.part_path(target, size).write_bytes(DATA[:1000])
+    with serve(tmp_path, ranges=False) as server:
+        transfer.transfer(f"{server.url}/a.tar", target, size=size, sha256=HASH)
+    assert target.read_bytes() == DATA
+
+
+def test_a_file_of_known_size_is_fetched_without_asking_for_it_first(web, target):
+    transfer.transfer(f"{web.url}/a.tar", target, size=len(DATA), sha256=HASH)
+    assert {method for method, _ in web.requests} == {"GET"}
+
+
+@pytest.mark.parametrize("size", [None, len(DATA)])
+def test_a_web_server_that_fails_for_a_while_is_asked_again(web, target, size):
+    web.failures = 5
+    transfer.transfer(f"{web.url}/a.tar", target, size=size)
+    assert target.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("size", [None, len(DATA)])
+def test_a_web_server_that_keeps_failing_is_an_error_with_a_remedy(web, target, size):
+    web.failures = 10**6
+    with pytest.raises(FetchError, match=r"a\.tar: failed 6 times: .*503.*run again"):
+        transfer.transfer(f"{web.url}/a.tar", target, size=size)
+
+
+def test_a_web_server_that_is_not_there_is_tried_again(tmp_path, target):
+    with serve(tmp_path) as server:
+        url = f"{server.url}/a.tar"
+    pauses: list[float] = []
+    with pytest.raises(FetchError, match="failed 6 times"):
+        transfer.transfer(url, target, pause=pauses.append)
+    assert len(pauses) == transfer.ATTEMPTS - 1
+
+
+@pytest.mark.parametrize("size", [None, 5])
+def test_what_a_web_server_does_not_have_is_missing_at_once(web, target, size):
+    if size is None:
+        with pytest.raises(FileNotFoundError):
+            transfer.transfer(f"{web.url}/b.tar", target, size=size, pause=no_pause)
+    with pytest.raises(FileNotFoundError):
+        read_url(f"{web.url}/b.tar", None, pause=no_pause)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_what_a_web_server_denies_is_denied_at_once(web, target, status):
+    web.status, web.failures = status, 10**6
+    for size in (None, len(DATA)):
+        with pytest.raises(FetchError, match="access denied"):
+            transfer.transfer(f"{web.url}/a.tar", target, size=size, pause=no_pause)
+
+
+def test_a_stop_ends_the_waiting(web, target):
+    def stopped(seconds: float) -> None:
+        raise StoppedError
+
+    web.failures = 10**6
+    with pytest.raises(StoppedError):
+        transfer.transfer(f"{web.url}/a.tar", target, pause=stopped)
+
+
+def test_a_full_disk_is_named_at_once_and_not_the_url(tmp_path, target):
+    (tmp_path / "a.tar").write_bytes(DATA)
+    transfer.part_path(target, len(DATA)).symlink_to("/dev/full")
+    with pytest.raises(FetchError, match=r"cache: .*No space left.*Make room") as caught:
+        transfer.transfer(
+            str(tmp_path / "a.tar"), target, size=len(DATA), sha256=HASH, pause=no_pause
+        )
+    assert str(tmp_path / "a.tar") not in str(caught.value)
+
+
+def test_a_path_through_a_file_and_a_folder_fail_at_once(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(FetchError, match=r"file/manifest\.json: is below a file"):
+        read_url(f"{file}/manifest.json", None, pause=no_pause)
+    with pytest.raises(FetchError, match="is a folder"):
+        read_url(str(tmp_path), None, pause=no_pause)
+    with pytest.raises(FetchError, match="below a file; name a dataset's folder"):
+        make_pipeline(file)
+
+
+def test_a_file_is_read_again_after_errors_of_a_mount():
+    failures = iter([OSError(5, "Input/output error"), EOFError()])
+
+    def read() -> int:
+        for error in failures:
+            raise error
+        return 5
+
+    assert retry(read, "x") == 5

@@ -1,0 +1,75 @@
+"""A web server over a folder, that does as it is told."""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class Web(ThreadingHTTPServer):
+    """``requests`` lists (method, path); ``status`` answers the next ``failures`` of them."""
+
+    def __init__(self, folder: Path, *, ranges: bool) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder, self.ranges = folder, ranges
+        self.requests: list[tuple[str, str]] = []
+        self.status, self.failures = 503, 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request, client_address) -> None:
+        """A client that goes away early is no trouble."""
+
+
+@contextmanager
+def serve(folder: Path, *, ranges: bool = True) -> Iterator[Web]:
+    with Web(folder, ranges=ranges) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Web
+
+    def do_GET(self) -> None:
+        if (data := self._head()) is not None:
+            self.wfile.write(data)
+
+    def do_HEAD(self) -> None:
+        self._head()
+
+    def log_message(self, *args: object) -> None: ...
+
+    def _head(self) -> bytes | None:
+        self.server.requests.append((self.command, self.path))
+        if self.server.failures:
+            self.server.failures -= 1
+            return self._refuse(self.server.status)
+        path = self.server.folder / self.path.lstrip("/")
+        if not path.is_file():
+            return self._refuse(404)
+        data, asked = path.read_bytes(), self.headers.get("Range")
+        if asked is None or not self.server.ranges:
+            self.send_response(200)
+        else:
+            first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", asked).groups()
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+            data = data[int(first) : int(last) + 1]
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        return data
+
+    def _refuse(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
