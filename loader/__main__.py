@@ -92,18 +92,25 @@ def _parser() -> argparse.ArgumentParser:
     add("--cache-dir", type=Path, default=default_folder(), help="on a local disk")
     add("--cache-bytes", type=int, help="limit; default: half of what is free")
     add("--subset", type=int, metavar="N", help="only the shards of the first N samples")
-    add("--storage-options", type=json.loads, metavar="JSON", help="passed to fsspec")
+    add("--storage-options", type=_object, metavar="JSON", help="passed to fsspec")
     text = "samples/s by number of decoding threads, and what limits it"
     add = _add(commands, "bench", _bench, text).add_argument
     add("url", metavar="URL")
     add("--batch-size", type=int, default=16)
     add("--json", action="store_true", help="for scripts")
-    add("--storage-options", type=json.loads, metavar="JSON", help="passed to fsspec")
+    add("--storage-options", type=_object, metavar="JSON", help="passed to fsspec")
     text = "check this machine: packages, decoders, disks, mounts; exit status 1 if one fails"
     add = _add(commands, "doctor", _doctor, text).add_argument
     add("path", nargs="*", type=Path, metavar="PATH", help="folders whose disk or mount to check")
     add("--json", action="store_true", help="for scripts")
     return parser
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
+    return value
 
 
 def _add(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:

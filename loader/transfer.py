@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import ENOENT
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -135,7 +136,7 @@ def retry(
             ) from error
         except _network_errors() as error:
             if _is_missing(error):
-                raise
+                raise FileNotFoundError(ENOENT, os.strerror(ENOENT), url) from error
             if isinstance(error, PermissionError) or _status(error) in (401, 403):
                 raise FetchError(f"{url}: access denied: {error}") from error
             if attempt == attempts:
@@ -198,10 +199,10 @@ def _is_http(fs: Any) -> bool:
 
 def _is_missing(error: Exception) -> bool:
     """Whether a file is not there; fsspec says so of web servers that fail, too."""
-    if not isinstance(error, FileNotFoundError):
-        return False
+    if _status(error) in (404, 410):
+        return True
     failed = isinstance(error.__cause__, (TimeoutError, ConnectionError, *_client_errors()))
-    return not failed or _status(error) in (404, 410)
+    return isinstance(error, FileNotFoundError) and not failed
 
 
 def _status(error: BaseException) -> int | None:

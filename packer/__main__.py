@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("%s", error)
         return 1
     except KeyboardInterrupt:
-        log.error("interrupted; the same command goes on where this one stopped")
+        log.error("interrupted; run the same command again: what is finished is not made anew")
         return 130
 
 
@@ -217,7 +217,14 @@ def _add_render(commands: Any) -> None:
 
 def _add_common(add: Any, workers: str) -> None:
     add("--workers", type=int, help=workers)
-    add("--storage-options", type=json.loads, metavar="JSON", help="passed to fsspec")
+    add("--storage-options", type=_object, metavar="JSON", help="passed to fsspec")
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
+    return value
 
 
 def _size(text: str) -> int:

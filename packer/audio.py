@@ -14,6 +14,7 @@ from shards.pcm import mix_down, to_int16
 
 # level 3: as small as the default 5, faster to write and to read
 FLAC_COMPRESSION = 0.375
+_PLAUSIBLE = 1024  # frames a byte; FLAC of digital silence has some 350
 EXTENSIONS = {"flac": "flac", "wav": "wav", "npy": "audio.npy"}
 
 
@@ -23,6 +24,7 @@ class AudioInfo:
 
     sample_rate: int
     frames: int
+    bytes: int
 
     @property
     def duration_s(self) -> float:
@@ -35,14 +37,16 @@ def probe_audio(path: Path) -> AudioInfo:
     Raises:
         DecodeError: if the file is missing, empty, or no recording.
     """
-    _require_file(path)
+    size = _require_file(path)
     try:
         info = soundfile.info(str(path))
     except soundfile.LibsndfileError as error:
         raise DecodeError(f"{path}: not a readable recording: {error.error_string}") from error
     if info.frames <= 0:
         raise DecodeError(f"{path}: holds no audio")
-    return AudioInfo(info.samplerate, info.frames)
+    if info.frames > _PLAUSIBLE * size:
+        raise DecodeError(f"{path}: declares {info.frames} frames in {size} bytes")
+    return AudioInfo(info.samplerate, info.frames, size)
 
 
 def read_segment(
@@ -96,14 +100,28 @@ def decode(data: bytes, extension: str) -> tuple[NDArray[np.int16], int | None]:
     """
     try:
         if extension == "audio.npy":
-            return np.load(BytesIO(data), allow_pickle=False), None
-        samples, rate = soundfile.read(BytesIO(data), dtype="int16")
+            return _load_npy(data), None
+        with soundfile.SoundFile(BytesIO(data)) as file:
+            if file.frames > _PLAUSIBLE * len(data):
+                raise DecodeError(f"declares {file.frames} frames in {len(data)} bytes")
+            samples, rate = file.read(dtype="int16"), file.samplerate
     except (soundfile.LibsndfileError, ValueError, EOFError) as error:
         raise DecodeError(f"audio does not decode: {error}") from error
     return samples, rate
 
 
-def _require_file(path: Path) -> None:
+def _load_npy(data: bytes) -> NDArray[np.int16]:
+    """The samples of an audio.npy; what its header claims is read only as far as it is there."""
+    file = BytesIO(data)
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype != np.int16 or len(shape) != 1 or 2 * shape[0] != len(data) - file.tell():
+        raise DecodeError(f"audio.npy declares {shape} {dtype}: int16 [frames] is due")
+    return np.frombuffer(data, dtype=np.int16, offset=file.tell())
+
+
+def _require_file(path: Path) -> int:
+    """Bytes of a file, which has some."""
     try:
         size = path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
@@ -112,3 +130,4 @@ def _require_file(path: Path) -> None:
         raise DecodeError(f"{path}: not a file")
     if not size:
         raise DecodeError(f"{path}: is empty")
+    return size

@@ -2,11 +2,11 @@
 
 import json
 import math
+import os
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from packer.sizes import estimate_audio, plan_bytes
 from packer.spread import spread
 from packer.summary import label_stats
 from packer.target import Target
+from shards import __version__
 from shards.errors import AnnotationError, ManifestError
 from shards.keys import keys_bytes
 from shards.manifest import NAME, Manifest, dump_manifest
 from shards.records import unify
 from shards.schema import Annotation, Rejection, label_names, read_annotations
 
+_HIGHEST_RATE = 655_350  # Hz: what FLAC's header can say
 _SHOWN = 10  # rejections that an error message lists
 
 
@@ -57,6 +59,8 @@ class Options:
         for name in ("sample_rate", "shard_bytes", "group_bytes"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.sample_rate > _HIGHEST_RATE:
+            raise ValueError(f"sample_rate must be at most {_HIGHEST_RATE}, got {self.sample_rate}")
         if any(share <= 0 for share in self.split.values()):
             raise ValueError(f"shares of splits must be positive, got {dict(self.split)}")
 
@@ -106,11 +110,13 @@ def build(
     """
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
-    root = annotations.parent if root is None else root
+    root = Path(os.path.abspath(annotations.parent if root is None else root))
     checked, rejected = read_annotations(annotations, root=root, rewrite=rewrite)
     segments, more = probe(checked, progress=progress)
     report = Report(annotations, len(checked) + len(rejected), max_rejected, [*rejected, *more])
     report.check()
+    if not segments:
+        raise AnnotationError(f"{annotations}: none of its annotations can be packed")
     target = Target(out, storage_options)
     corpus = _Corpus.of(segments, root)
     builders = [
@@ -144,11 +150,8 @@ def _refuse_mixture(target: Target, splits: Collection[str]) -> None:
     """
     names = target.names()
     others = [NAME] if splits and NAME in names else []
-    others += [
-        f"{name}/{NAME}"
-        for name in names
-        if name != NAME and name not in splits and NAME in target.child(name).names()
-    ]
+    folders = [name for name in names if "." not in name and name not in splits]
+    others += [f"{name}/{NAME}" for name in folders if NAME in target.child(name).names()]
     if others:
         raise ManifestError(
             f"{target.url}: holds {others[0]}, a dataset of other splits; choose another folder"
@@ -234,7 +237,7 @@ class _Builder:
         durations: dict[int, float] = {}
         groups = self._plan()
         for number, group in enumerate(groups):
-            done = self.journal.group(number)
+            done = self.journal.group(number, group.shards)
             if done is None:
                 done = self._make_group(group, len(shards), report, workers, progress)
                 self.journal.finish_group(number, done)
@@ -321,6 +324,7 @@ class _Builder:
 
     def _manifest(self, shards: Sequence[Written], durations: Mapping[int, float]) -> Manifest:
         packed = [index for shard in shards for index in shard.samples]
+        assert len(packed) == len(set(packed)), "a sample is in two shards"
         audio = {"audio": EXTENSIONS[self._options.audio]} if self._corpus.has_audio else {}
         midi = {"midi": "mid"} if self._corpus.has_midi else {}
         labels = (dict(self._segments[index].annotation.labels) for index in packed)
@@ -331,7 +335,7 @@ class _Builder:
             labels=label_stats(self._corpus.labels, labels),
             options=self._identity,
             duration_s=round(math.fsum(durations[index] for index in packed), 3),
-            packer_version=metadata.version("clavier"),
+            packer_version=__version__,
         )
 
 
@@ -381,8 +385,9 @@ def _record(annotation: Annotation, root: Path, labels: Sequence[str]) -> dict[s
 
 
 def _input_hash(segments: Sequence[Segment], records: Sequence[dict[str, Any]]) -> str:
-    """Identity of the annotations: keys and records, and nothing of this machine."""
+    """Identity of the input: keys, records, content of sources, and nothing of this machine."""
     digest = sha256()
     for segment, record in zip(segments, records, strict=True):
-        digest.update(json.dumps([segment.annotation.key, record]).encode())
+        identity = [segment.annotation.key, record, segment.content]
+        digest.update(json.dumps(identity).encode())
     return digest.hexdigest()

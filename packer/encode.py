@@ -18,8 +18,6 @@ class Task:
 
     Attributes:
         record: its JSON, but for what is computed here.
-        has_audio, has_midi: fields of the dataset; a sample without MIDI in a dataset with MIDI
-            gets an empty one.
         whole: the segment is all of its sources, so that the MIDI file goes along as it is.
     """
 

@@ -87,8 +87,11 @@ class Journal:
                     self._target.remove(name)
         self._target.write(_BEGUN, json.dumps(self._identity).encode())
 
-    def group(self, number: int) -> Done | None:
-        """What an earlier run made of a group, if all of it is there."""
+    def group(self, number: int, planned: Sequence[Sequence[int]]) -> Done | None:
+        """What an earlier run made of a group, if all of it is there and planned as it is now.
+
+        A plan goes by measured sizes, which another version of a codec may change.
+        """
         try:
             note = json.loads(self._target.read(_group_name(number)))
         except FileNotFoundError:
@@ -96,9 +99,10 @@ class Journal:
         shards = [
             Written(ShardInfo(**shard["info"]), tuple(shard["samples"])) for shard in note["shards"]
         ]
-        if not all(self._has(shard.info) for shard in shards):
-            return None
-        return Done(shards, _by_index(note["durations"]), _by_index(note["rejected"]))
+        done = Done(shards, _by_index(note["durations"]), _by_index(note["rejected"]))
+        kept = [tuple(i for i in shard if i not in done.rejected) for shard in planned]
+        as_planned = [shard.samples for shard in shards] == [shard for shard in kept if shard]
+        return done if as_planned and all(self._has(shard.info) for shard in shards) else None
 
     def finish_group(self, number: int, done: Done) -> None:
         """Note a group whose shards are all in the target."""

@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Segments of one source file, which is opened once for all of them.
+    """Segments of one source file, which one worker reads together.
 
     Attributes:
         indices: which samples of the dataset they are.

@@ -5,9 +5,12 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from shards.errors import DataError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -54,6 +57,8 @@ def _in_order(task: Callable[[Job], Result], jobs: Sequence[Job], workers: int) 
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts)
     try:
         yield from pool.map(task, jobs)
+    except BrokenProcessPool as error:
+        raise DataError("a worker process died; out of memory? use fewer --workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -39,7 +39,8 @@ class Target:
     def names(self) -> list[str]:
         """What the folder holds, sorted; nothing if there is no folder."""
         try:
-            paths = self._fs.ls(self._path, detail=False, refresh=True)
+            self._fs.invalidate_cache(self._path)
+            paths = self._fs.ls(self._path, detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(str(path).rstrip("/").rpartition("/")[2] for path in paths)
@@ -50,7 +51,8 @@ class Target:
         Raises:
             FileNotFoundError: if there is none.
         """
-        return int(self._fs.info(f"{self._path}/{name}", refresh=True)["size"])
+        self._fs.invalidate_cache(self._path)
+        return int(self._fs.info(f"{self._path}/{name}")["size"])
 
     def read(self, name: str) -> bytes:
         """A whole file.

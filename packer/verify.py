@@ -53,7 +53,8 @@ def verify(
     """
     target = Target(url, storage_options)
     names = target.names()
-    splits = [name for name in names if NAME in target.child(name).names()]
+    folders = [name for name in names if "." not in name]
+    splits = [name for name in folders if NAME in target.child(name).names()]
     if NAME not in names and not splits:
         raise ManifestError(f"{url}: no {NAME} in it, nor in a folder below: not a dataset")
     for one in [target] if NAME in names else map(target.child, splits):
@@ -146,7 +147,7 @@ def _check_sample(reader: ShardReader, row: int, manifest: Manifest, name: str) 
                 _check_audio(members[extension], extension, meta)
         if "mid" in members:
             parse_midi(members["mid"])
-    except (DecodeError, ValueError) as error:
+    except (DecodeError, ValueError, RecursionError) as error:
         yield f"{name}: sample {key!r}: {error}"
 
 

@@ -32,7 +32,7 @@ def parse_index(data: bytes, *, samples: int, tar_bytes: int, name: str) -> Offs
     if len(data) != 8 * (samples + 1):
         raise ShardError(
             f"{name}: {len(data)} bytes do not index {samples} samples; expected "
-            f"{8 * (samples + 1)}. Remake it with: python -m packer index"
+            f"{8 * (samples + 1)}. Remove it, and the tar is scanned instead"
         )
     offsets = np.frombuffer(data, dtype="<u8").astype(np.uint64)
     rising = bool(np.all(offsets[1:] > offsets[:-1]))

@@ -141,7 +141,7 @@ def cut_midi(score: Any, *, start_s: float, end_s: float) -> Cut:
     along; what was set before the window is set at its start. Notes are clipped to it.
     """
     tempo, meter = _tempo_map(score), _meter_map(score, 0.0)
-    factor = _fineness(score)
+    factor = _fineness(score, tempo.tick_at(end_s) - tempo.tick_at(start_s))
     first = round(tempo.tick_at(start_s) * factor)
     last = round(tempo.tick_at(end_s) * factor)
     window = _Window(first, last, factor)
@@ -265,9 +265,9 @@ def _meter_map(score: Any, beat: float) -> MeterMap:
     )
 
 
-def _fineness(score: Any) -> int:
-    """How many fine ticks make a tick of the score."""
-    return max(1, _FINE // int(score.ticks_per_quarter))
+def _fineness(score: Any, span: float) -> int:
+    """How many fine ticks make a tick of the score, so that ``span`` of its ticks fit 31 bits."""
+    return max(1, min(_FINE // int(score.ticks_per_quarter), int((2**31 - 2) / max(span, 1.0))))
 
 
 def _refine(meter: MeterMap, factor: int) -> MeterMap:

@@ -15,7 +15,7 @@ from shards.records import COMPUTED, require_one_type
 MAX_KEY_BYTES = 88  # KEY.notes.npy has to fit the 100 bytes of a USTAR name
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SECONDS = 10**9  # thirty years: beyond it is a slip of the pen, and of the arithmetic
-_NOT_IN_KEY = re.compile(r"[^A-Za-z0-9_-]+")
+_NOT_IN_KEY = re.compile(r"[^A-Za-z0-9_-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ def _source_key(source: str, start: float | None) -> str:
     room = MAX_KEY_BYTES - len(suffix) - 9  # for a hash, should the key need one
     if len(cleaned) > room:
         cleaned = f"{cleaned[: room - 9]}-{_short_hash(source)}"
-    return (cleaned.strip("-") or "sample") + suffix
+    return cleaned + suffix
 
 
 def _short_hash(text: str) -> str:

@@ -596,7 +596,7 @@ BAD = {
         r":2: .*none.mid: MIDI without notes in \[0.0, 6.000\) s",
     ),
     "MIDI without notes there": (
-        {"midi_path": "good.mid", "audio_path": "good.wav", "start_time": 5.9995},
+        {"midi_path": "good.mid", "audio_path": "good.wav", "start_time": 5.97},
         ":2: .*good.mid: MIDI without notes in",
     ),
     "MIDI that is none": (
@@ -780,3 +780,59 @@ def test_splits_do_not_depend_on_where_the_corpus_lies(tmp_path):
         built = build(path, str(folder / "out"), options=options, workers=0, progress=False)
         found.append([one.manifest for one in built])
     assert found[0] == found[1]
+
+
+def test_sources_of_other_content_are_another_dataset(tmp_path):
+    import corpus
+
+    path = corpus.write_annotations(tmp_path, samples=3)
+    options = Options(sample_rate=corpus.SAMPLE_RATE)
+    out = str(tmp_path / "out")
+    build(path, out, options=options, workers=0, progress=False)
+    corpus.write_sound(tmp_path / "audio/0001.wav", seconds=2.0)
+    with pytest.raises(ManifestError, match="other annotations"):
+        build(path, out, options=options, workers=0, progress=False)
+
+
+def test_a_group_of_another_plan_is_made_anew(tmp_path):
+    """Another codec version measures other sizes, so that groups are cut elsewhere."""
+    import corpus
+
+    path = corpus.write_annotations(tmp_path, samples=20, midi=False)
+    options = Options(sample_rate=corpus.SAMPLE_RATE, group_bytes=60_000, shard_bytes=30_000)
+    (one,) = build(path, str(tmp_path / "a"), options=options, workers=0, progress=False)
+    out = tmp_path / "b"
+    build(path, str(out), options=options, workers=0, progress=False)
+    (out / "manifest.json").unlink()
+    first = {"shards": [], "durations": {}, "rejected": {}}
+    (out / "build-group-00000.json").write_text(json.dumps(first))
+    identity = {"name": one.manifest.name, "options": dict(one.manifest.options)}
+    (out / "build.json").write_text(json.dumps(identity))
+    (two,) = build(path, str(out), options=options, workers=0, progress=False)
+    assert two.manifest == one.manifest
+
+
+def test_a_corpus_of_which_nothing_is_left_is_an_error(tmp_path):
+    path = tmp_path / "annotations.jsonl"
+    path.write_text(json.dumps({"audio_path": "gone.wav"}) + "\n")
+    with pytest.raises(AnnotationError, match="none of its annotations"):
+        build(path, str(tmp_path / "out"), max_rejected=1.0, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_of_segments_are_planned_with_the_share_of_their_midi(tmp_path):
+    """A long MIDI file is not charged to each of its segments."""
+    import corpus
+
+    corpus.write_sound(tmp_path / "a.wav", seconds=60)
+    corpus.write_midi(tmp_path / "a.mid", onsets=np.arange(0, 60, 0.02))
+    lines = [
+        {"audio_path": "a.wav", "midi_path": "a.mid", "start_time": float(s), "end_time": s + 1.0}
+        for s in range(59)
+    ]
+    path = tmp_path / "annotations.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    options = Options(sample_rate=corpus.SAMPLE_RATE, shard_bytes=200_000)
+    (built,) = build(path, str(tmp_path / "out"), options=options, workers=0, progress=False)
+    sizes = [shard.filesize for shard in built.manifest.shards]
+    assert 0.75 * 200_000 < sum(sizes) / len(sizes) < 1.25 * 200_000

@@ -137,3 +137,13 @@ def test_a_state_dict_carries_the_units():
     copy = RatingModel("midi", statistics=other, sample_rate=RATE, size=SIZE).eval()
     copy.load_state_dict(made.state_dict())
     assert torch.equal(copy(batch()), made(batch()))
+
+
+def test_a_label_that_never_varied_is_scored_in_its_own_units():
+    from trainer.scores import figures
+
+    statistics = {"flat": {"mean": 5.0, "std": 0.0}}
+    found = figures(
+        torch.tensor([[0.0], [0.0]]), torch.tensor([[1.0], [2.0]]), statistics=statistics
+    )
+    assert float(found["mae"]) == 1.5

@@ -78,9 +78,8 @@ def test_a_web_server_that_is_not_there_is_tried_again(tmp_path, target):
 
 @pytest.mark.parametrize("size", [None, 5])
 def test_what_a_web_server_does_not_have_is_missing_at_once(web, target, size):
-    if size is None:
-        with pytest.raises(FileNotFoundError):
-            transfer.transfer(f"{web.url}/b.tar", target, size=size, pause=no_pause)
+    with pytest.raises(FileNotFoundError, match=r"b\.tar"):
+        transfer.transfer(f"{web.url}/b.tar", target, size=size, pause=no_pause)
     with pytest.raises(FileNotFoundError):
         read_url(f"{web.url}/b.tar", None, pause=no_pause)
 

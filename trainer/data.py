@@ -92,7 +92,7 @@ class PianoData(LightningDataModule):
             cache_mount: whether paths go through the cache; null asks the file system.
             storage_options: passed to fsspec with URLs.
             subset: train on the first so many samples of a fixed order.
-            labels: URL of a JSONL of keys and labels that replace or add to the shards'.
+            labels: not for training: the scale of ratings comes from the packed labels.
             dimensions: label names to rate, in order; null takes the manifest's.
             sample_rate: Hz that the audio is brought to.
             clip_seconds: length of a clip; null takes recordings whole.
@@ -103,6 +103,11 @@ class PianoData(LightningDataModule):
             max_error_rate: share of skipped samples past which it raises after all.
         """
         super().__init__()
+        if labels is not None:
+            raise ValueError(
+                "data.labels: the model's scale comes from the manifest, which knows the packed "
+                "labels alone: put the new ones into the annotations and pack them"
+            )
         self.root = shards.rstrip("/")
         self.val_shards = val_shards
         self.dimensions = dimensions

@@ -143,7 +143,10 @@ class Rater(LightningModule):
         self.scores.update(self.model.normalised(batch), target, weight=batch["weight"])
 
     def _log_scores(self, stage: str) -> None:
-        figures = {f"{stage}/{name}": v.float() for name, v in self.scores.compute().items()}
+        figures = {
+            f"{stage}/{name}": v.float().to(self.device)
+            for name, v in self.scores.compute().items()
+        }
         self.scores.reset()
         # Equal on all ranks already; the mean over ranks only says so to Lightning.
         self.log_dict(figures, sync_dist=True)

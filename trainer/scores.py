@@ -61,7 +61,8 @@ def figures(ratings: Tensor, labels: Tensor, *, statistics: Statistics) -> dict[
         ``pearson`` and ``r2`` have none. The latter three also come per dimension, as
         ``mae/NAME``. ``*_mean_baseline`` is the figure of always rating the training mean.
     """
-    units = torch.tensor([label["std"] for label in statistics.values()]).double()
+    # as the model scales: a label that never varies is only shifted
+    units = torch.tensor([label["std"] or 1.0 for label in statistics.values()]).double()
     at_mean = torch.zeros_like(ratings)
     by_dimension = {
         "mae": _each(mean_absolute_error, ratings, labels) * units,
