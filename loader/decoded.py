@@ -101,16 +101,20 @@ class DecodedKeeper:
     def _run(self) -> None:
         with suppress(OSError):  # a system without priorities of threads
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        failed: set[int] = set()  # opening a shard asks for its copy: without this, for ever
         while not self._stop.is_set():
             try:
                 number = self._store.undecoded.get(timeout=_POLL_S)
             except queue.Empty:
+                continue
+            if number in failed:
                 continue
             try:
                 self._keep(number)
             except (StoppedError, InterruptedError):
                 return
             except (DataError, OSError, ValueError) as error:
+                failed.add(number)
                 log.warning("shard %d is not kept decoded: %s", number, error)
 
     def _keep(self, number: int) -> None:

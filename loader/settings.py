@@ -42,7 +42,7 @@ class Settings:
         """Refuse what is no whole number in range; keep others as Python's own, for JSON."""
         given = getattr(self, name)
         try:
-            value = operator.index(given)
+            value = -1 if isinstance(given, bool) else operator.index(given)
         except TypeError:
             value = -1
         if not low <= value < 2**63:

@@ -19,6 +19,7 @@ from shards.errors import DataError
 log = logging.getLogger("packer")
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SMALLEST = 10_000  # bytes, below which a number without a unit is a slip
 _EXAMPLES = """examples:
   python -m packer sample demo                        a small corpus to try everything on
   python -m packer build demo/annotations.jsonl --out demo/shards --split train=0.8,val=0.2
@@ -231,7 +232,10 @@ def _size(text: str) -> int:
     match = re.fullmatch(r"([0-9.]+) *([KMGT]?B?)", text.strip().upper())
     if not match or (match[2] and match[2] not in _UNITS):
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 32MB")
-    return round(float(match[1]) * _UNITS[match[2]])
+    size = round(float(match[1]) * _UNITS[match[2]])
+    if size < _SMALLEST and not match[2]:
+        raise argparse.ArgumentTypeError(f"{text} is {text} bytes: say {text}MB, or {text}B")
+    return size
 
 
 def _share(text: str) -> float:

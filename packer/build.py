@@ -1,6 +1,7 @@
 """Builds a dataset: reads and checks annotations, encodes their segments, writes the shards."""
 
 import json
+import logging
 import math
 import os
 import tempfile
@@ -27,6 +28,8 @@ from shards.manifest import NAME, Manifest, dump_manifest
 from shards.records import unify
 from shards.schema import Annotation, Rejection, label_names, read_annotations
 
+log = logging.getLogger("packer")
+
 _HIGHEST_RATE = 655_350  # Hz: what FLAC's header can say
 _SHOWN = 10  # rejections that an error message lists
 
@@ -41,7 +44,8 @@ class Options:
         shard_bytes: size that shards are planned for.
         group_bytes: planned bytes that are shuffled together, and encoded before shards are cut.
         seed: fixes the order of samples.
-        split: share of each split by name; empty makes one dataset without splits.
+        split: share of each split by name, summing to 1 or as a ratio; empty makes one dataset
+            without splits.
         group_by: annotation field whose values stay within one split; None is the recording.
     """
 
@@ -61,6 +65,12 @@ class Options:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.sample_rate > _HIGHEST_RATE:
             raise ValueError(f"sample_rate must be at most {_HIGHEST_RATE}, got {self.sample_rate}")
+        total, ratio = sum(self.split.values()), all(share >= 1 for share in self.split.values())
+        if not ratio and abs(total - 1) > 1e-6:
+            raise ValueError(
+                f"shares of splits must sum to 1, or be a ratio such as 8, 1 and 1; "
+                f"{dict(self.split)} sum to {total:g}"
+            )
         if any(share <= 0 for share in self.split.values()):
             raise ValueError(f"shares of splits must be positive, got {dict(self.split)}")
 
@@ -137,6 +147,8 @@ def build(
     if any(one.made for one in built):
         if report.rejected:
             target.write("rejected.jsonl", report.lines())
+            left_out, url = len(report.rejected), target.url
+            log.warning("%d of %d left out: %s/rejected.jsonl", left_out, report.total, url)
         else:
             target.remove("rejected.jsonl")
     return built
@@ -178,13 +190,18 @@ class Report:
         raise AnnotationError(
             f"{len(self.rejected)} of {self.total} annotations cannot be packed:\n  "
             + "\n  ".join(listed)
-            + "\nmend them, or leave them out with --max-rejected 1%"
+            + f"\nmend them, or leave them out with --max-rejected {_percent(self)}"
         )
 
     def lines(self) -> bytes:
         """JSON lines of all rejections, in order."""
         ordered = sorted(self.rejected, key=lambda rejection: rejection.line)
         return "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in ordered).encode()
+
+
+def _percent(report: Report) -> str:
+    """The share that would have to be allowed, rounded up to whole percents."""
+    return f"{math.ceil(100 * len(report.rejected) / report.total)}%"
 
 
 @dataclass(frozen=True, slots=True)

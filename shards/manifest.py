@@ -140,7 +140,7 @@ def _parse(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ManifestError(
             f"{name}: format version {version} is newer than this program reads "
-            f"({FORMAT_VERSION}): upgrade it with pip install --upgrade clavier"
+            f"({FORMAT_VERSION}): use the version of this program that made it"
         )
     return document
 

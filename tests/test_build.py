@@ -404,7 +404,7 @@ def test_a_recording_is_never_in_two_splits_by_default(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(split={"a": 1, "b": 1}, group_by="composer"), "line 1 has no 'composer'"),
+        (Options(split={"a": 0.5, "b": 0.5}, group_by="composer"), "line 1 has no 'composer'"),
         (
             Options(split=dict.fromkeys("abcd", 1.0), group_by="piece"),
             "would be empty: 3 groups of piece are too few",
@@ -836,3 +836,11 @@ def test_shards_of_segments_are_planned_with_the_share_of_their_midi(tmp_path):
     (built,) = build(path, str(tmp_path / "out"), options=options, workers=0, progress=False)
     sizes = [shard.filesize for shard in built.manifest.shards]
     assert 0.75 * 200_000 < sum(sizes) / len(sizes) < 1.25 * 200_000
+
+
+@pytest.mark.parametrize(
+    "shares", [{"a": 0.8, "b": 0.3}, {"a": 0.8, "b": 0.1}, {"a": 1.5, "b": 0.5}]
+)
+def test_shares_that_do_not_sum_to_one_are_refused(shares):
+    with pytest.raises(ValueError, match="sum to"):
+        Options(split=shares)

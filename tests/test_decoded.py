@@ -174,3 +174,24 @@ def test_copies_that_were_there_are_hits_and_those_made_now_are_not(dataset, tmp
                 list(pipe)
                 wait_for_copies(cache, shards)
             assert pipe.stats()["cache_hits"] == hits
+
+
+def test_a_shard_that_cannot_be_kept_is_told_of_once(dataset, tmp_path, caplog):
+    import os
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    shard = copy / "shard-000001.tar"
+    with ShardReader(shard) as reader:
+        header = reader.members(2)[0].header
+    with shard.open("r+b") as file:
+        os.pwrite(file.fileno(), b"junk", header)
+    options = {**SMALL, "on_error": "skip", "max_error_rate": 0.5, "cache_dir": tmp_path / "cache"}
+    with make_pipeline(copy, cache="decoded", **options) as pipe:
+        for _ in range(2):
+            list(pipe)
+        wait_for_copies(tmp_path / "cache", len(list(copy.glob("*.tar"))) - 1)
+        time.sleep(0.3)
+    told = [record for record in caplog.records if "not kept decoded" in record.message]
+    assert len(told) == 1

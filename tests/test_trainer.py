@@ -7,6 +7,7 @@ import struct
 import wave
 from hashlib import sha256
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from trainer.data import PianoData
 from trainer.models import Mode
 from trainer.module import Rater
 from trainer.schedule import warmup_cosine
-from trainer.scores import figures
+from trainer.scores import Scores, figures
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -339,3 +340,44 @@ def test_the_rate_rises_then_falls_to_zero():
     assert rates[4] == 1.0
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[20] == pytest.approx(0.0)
+
+
+def test_the_last_checkpoint_is_the_last_state_also_where_the_loss_rises(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    passes, compute = count(), Scores.compute
+
+    def rising(self: Scores) -> dict[str, torch.Tensor]:
+        return compute(self) | {"loss": torch.tensor(float(next(passes)))}
+
+    monkeypatch.setattr(Scores, "compute", rising)
+    options = ("--mode=midi", "--trainer.max_epochs=3")
+    assert main(command("fit", shards, tmp_path, *options)) == 0
+    (best,), (last,) = tmp_path.rglob("best.ckpt"), tmp_path.rglob("last.ckpt")
+    assert torch.load(best, weights_only=True)["epoch"] == 0
+    assert torch.load(last, weights_only=True)["epoch"] == 2
+
+
+def test_an_interrupted_run_leaves_where_it_was(
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """Ctrl-C within an epoch: the checkpoint holds the position of the data in it."""
+
+    def interrupt(self: Rater, *args: Any) -> None:
+        if self.global_step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Rater, "on_train_batch_end", interrupt)
+    options = ("--mode=midi", "--trainer.max_epochs=3")
+    with pytest.raises(SystemExit):
+        main(command("fit", shards, tmp_path, *options))
+    (last,) = tmp_path.rglob("last.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    assert checkpoint["global_step"] == 4
+    assert checkpoint["PianoData"]["train"]["position"] == 8  # of the second epoch
+    assert f"--ckpt_path {last}" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert main(command("fit", shards, tmp_path, *options, f"--ckpt_path={last}")) == 0

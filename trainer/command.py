@@ -64,7 +64,8 @@ class Command(LightningCLI):
             callback
             for callback, wanted in (
                 (History(), True),
-                (_checkpoints(), asked.enable_checkpointing),
+                (_best(), asked.enable_checkpointing),
+                (_last(), asked.enable_checkpointing),
                 (LearningRateMonitor(logging_interval="step"), asked.logger),
                 # By name: where rich is installed, Lightning would take its bar.
                 (TQDMProgressBar(), asked.enable_progress_bar),
@@ -85,5 +86,15 @@ def _trainer_defaults() -> dict[str, Any]:
     }
 
 
-def _checkpoints() -> ModelCheckpoint:
-    return ModelCheckpoint(monitor="val/loss", filename="best", save_last=True)
+def _best() -> ModelCheckpoint:
+    return ModelCheckpoint(monitor="val/loss", filename="best", enable_version_counter=False)
+
+
+def _last() -> ModelCheckpoint:
+    """After every epoch, whatever the loss, and when the run is interrupted."""
+    return ModelCheckpoint(
+        filename="last",
+        monitor=None,
+        enable_version_counter=False,
+        save_on_exception=True,
+    )
