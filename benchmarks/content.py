@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from loader import make_pipeline
 from loader.backends import import_torchaudio
-from packer.build import Options, build
+from packer.build import build
+from packer.options import Options
 
 RATE = 24000
 BAND_HZ = 10_000  # above it resamplers differ in how they fade towards 12 kHz

@@ -27,8 +27,9 @@ from machine import describe
 from loader import make_pipeline
 from loader.audio import decode_window
 from loader.tokens import octuple
-from packer.build import Options, build
+from packer.build import build
 from packer.corpus import write_corpus
+from packer.options import Options
 from shards.notes import read_notes
 from shards.reader import ShardReader
 

@@ -6,13 +6,12 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from loader.bench import bench
 from loader.cache import default_folder
 from loader.doctor import examine
 from loader.stage import stage
-from shards.errors import DataError
+from shards.commands import add_command, json_object, run_command
 
 log = logging.getLogger("loader")
 
@@ -24,17 +23,8 @@ _EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0, 1 if something is wrong, 130 if interrupted."""
-    args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    try:
-        return int(args.run(args))
-    except (DataError, ValueError, OSError) as error:  # a bug of ours still ends in a traceback
-        log.error("%s", error)
-        return 1
-    except KeyboardInterrupt:
-        log.error("interrupted; the same command goes on where this one stopped")
-        return 130
+    """Run a command; 0, 1 if something is at fault, 130 if interrupted."""
+    return run_command(_parser(), argv, log, level=logging.WARNING)
 
 
 def _stage(args: argparse.Namespace) -> int:
@@ -87,41 +77,23 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add = _add(commands, "stage", _stage, "fetch shards into the local cache").add_argument
+    add = add_command(commands, "stage", _stage, "fetch shards into the local cache").add_argument
     add("url", metavar="URL", help="a dataset: a folder with a manifest, or tars")
     add("--cache-dir", type=Path, default=default_folder(), help="on a local disk")
     add("--cache-bytes", type=int, help="limit; default: half of what is free")
     add("--subset", type=int, metavar="N", help="only the shards of the first N samples")
-    add("--storage-options", type=_object, metavar="JSON", help="passed to fsspec")
+    add("--storage-options", type=json_object, metavar="JSON", help="passed to fsspec")
     text = "samples/s by number of decoding threads, and what limits it"
-    add = _add(commands, "bench", _bench, text).add_argument
+    add = add_command(commands, "bench", _bench, text).add_argument
     add("url", metavar="URL")
     add("--batch-size", type=int, default=16)
     add("--json", action="store_true", help="for scripts")
-    add("--storage-options", type=_object, metavar="JSON", help="passed to fsspec")
+    add("--storage-options", type=json_object, metavar="JSON", help="passed to fsspec")
     text = "check this machine: packages, decoders, disks, mounts; exit status 1 if one fails"
-    add = _add(commands, "doctor", _doctor, text).add_argument
+    add = add_command(commands, "doctor", _doctor, text).add_argument
     add("path", nargs="*", type=Path, metavar="PATH", help="folders whose disk or mount to check")
     add("--json", action="store_true", help="for scripts")
     return parser
-
-
-def _object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
-    return value
-
-
-def _add(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=text,
-        description=text,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    command.set_defaults(run=run)
-    return command
 
 
 if __name__ == "__main__":

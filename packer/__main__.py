@@ -1,7 +1,6 @@
 """Pack recordings, MIDI and annotations into WebDataset shards."""
 
 import argparse
-import json
 import logging
 import re
 import sys
@@ -10,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from packer.build import Built, Options, build
+from packer.build import Built, build
 from packer.corpus import write_corpus
+from packer.options import Options
 from packer.render import FORMATS, render_annotations
 from packer.verify import verify
-from shards.errors import DataError
+from shards.commands import add_command, json_object, run_command
 
 log = logging.getLogger("packer")
 
@@ -29,17 +29,8 @@ _EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0, 1 if the data or an argument is at fault, 130 if interrupted."""
-    args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        return int(args.run(args))
-    except (DataError, ValueError, OSError) as error:  # a bug of ours still ends in a traceback
-        log.error("%s", error)
-        return 1
-    except KeyboardInterrupt:
-        log.error("interrupted; run the same command again: what is finished is not made anew")
-        return 130
+    """Run a command; 0, 1 if something is at fault, 130 if interrupted."""
+    return run_command(_parser(), argv, log)
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -131,19 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=text,
-        description=text,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    command.set_defaults(run=run)
-    return command
-
-
 def _add_build(commands: Any) -> None:
-    add = _add(commands, "build", _build, "pack annotations into shards").add_argument
+    add = add_command(commands, "build", _build, "pack annotations into shards").add_argument
     add("annotations", type=Path, help="JSON lines, one sample each")
     add("--out", required=True, metavar="URL", help="folder to make, local or any fsspec URL")
     add(
@@ -186,14 +166,14 @@ def _add_build(commands: Any) -> None:
 
 def _add_verify(commands: Any) -> None:
     text = "re-read every shard: checksums, index, counts, decoding"
-    add = _add(commands, "verify", _verify, text).add_argument
+    add = add_command(commands, "verify", _verify, text).add_argument
     add("url", metavar="URL", help="a dataset, or a folder of splits")
     _add_common(add, "processes; default: one a core")
 
 
 def _add_sample(commands: Any) -> None:
     text = "make a small corpus of piano pieces, with audio, MIDI and labels"
-    add = _add(commands, "sample", _sample, text).add_argument
+    add = add_command(commands, "sample", _sample, text).add_argument
     add("folder", type=Path, metavar="DIR")
     add("--pieces", type=int, default=24, help="how many")
     add("--piece-seconds", type=float, default=60.0, help="length of each")
@@ -204,7 +184,7 @@ def _add_sample(commands: Any) -> None:
 
 def _add_render(commands: Any) -> None:
     text = "make audio for annotations that have MIDI alone"
-    add = _add(commands, "render", _render, text).add_argument
+    add = add_command(commands, "render", _render, text).add_argument
     add("annotations", type=Path, help="JSON lines with midi_path")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the new corpus")
     add(
@@ -218,14 +198,7 @@ def _add_render(commands: Any) -> None:
 
 def _add_common(add: Any, workers: str) -> None:
     add("--workers", type=int, help=workers)
-    add("--storage-options", type=_object, metavar="JSON", help="passed to fsspec")
-
-
-def _object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
-    return value
+    add("--storage-options", type=json_object, metavar="JSON", help="passed to fsspec")
 
 
 def _size(text: str) -> int:

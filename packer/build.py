@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 from packer.audio import EXTENSIONS
 from packer.encode import Encoded, Job, Task, encode_recording
 from packer.journal import Done, Journal
+from packer.options import Options
 from packer.plan import Group, assign_splits, plan_groups
 from packer.probe import Segment, probe
+from packer.report import Report
 from packer.shard import Written, write_shards
 from packer.sizes import estimate_audio, plan_bytes
 from packer.spread import spread
@@ -29,50 +31,6 @@ from shards.records import unify
 from shards.schema import Annotation, Rejection, label_names, read_annotations
 
 log = logging.getLogger("packer")
-
-_HIGHEST_RATE = 655_350  # Hz: what FLAC's header can say
-_SHOWN = 10  # rejections that an error message lists
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What shapes the samples and shards; kept in the manifest.
-
-    Attributes:
-        audio: codec of the audio members: flac, wav or npy.
-        sample_rate: Hz that audio is resampled to.
-        shard_bytes: size that shards are planned for.
-        group_bytes: planned bytes that are shuffled together, and encoded before shards are cut.
-        seed: fixes the order of samples.
-        split: share of each split by name, summing to 1 or as a ratio; empty makes one dataset
-            without splits.
-        group_by: annotation field whose values stay within one split; None is the recording.
-    """
-
-    audio: str = "flac"
-    sample_rate: int = 24000
-    shard_bytes: int = 32 * 10**6
-    group_bytes: int = 8 * 10**9
-    seed: int = 0
-    split: Mapping[str, float] = field(default_factory=dict)
-    group_by: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.audio not in EXTENSIONS:
-            raise ValueError(f"audio must be one of {', '.join(EXTENSIONS)}, got {self.audio!r}")
-        for name in ("sample_rate", "shard_bytes", "group_bytes"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.sample_rate > _HIGHEST_RATE:
-            raise ValueError(f"sample_rate must be at most {_HIGHEST_RATE}, got {self.sample_rate}")
-        total, ratio = sum(self.split.values()), all(share >= 1 for share in self.split.values())
-        if not ratio and abs(total - 1) > 1e-6:
-            raise ValueError(
-                f"shares of splits must sum to 1, or be a ratio such as 8, 1 and 1; "
-                f"{dict(self.split)} sum to {total:g}"
-            )
-        if any(share <= 0 for share in self.split.values()):
-            raise ValueError(f"shares of splits must be positive, got {dict(self.split)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +46,7 @@ def build(
     annotations: Path,
     out: str,
     *,
-    options: Options = Options(),
+    options: Options | None = None,
     root: Path | None = None,
     rewrite: Mapping[str, str] | None = None,
     name: str | None = None,
@@ -120,6 +78,7 @@ def build(
     """
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
+    options = options or Options()
     root = Path(os.path.abspath(annotations.parent if root is None else root))
     checked, rejected = read_annotations(annotations, root=root, rewrite=rewrite)
     segments, more = probe(checked, progress=progress)
@@ -168,40 +127,6 @@ def _refuse_mixture(target: Target, splits: Collection[str]) -> None:
         raise ManifestError(
             f"{target.url}: holds {others[0]}, a dataset of other splits; choose another folder"
         )
-
-
-@dataclass(slots=True)
-class Report:
-    """What could not be packed, and how much of that is too much."""
-
-    annotations: Path
-    total: int
-    max_rejected: float
-    rejected: list[Rejection]
-
-    def check(self) -> None:
-        """Raise AnnotationError if more was rejected than is allowed."""
-        if len(self.rejected) <= self.max_rejected * self.total:
-            return
-        first = sorted(self.rejected, key=lambda rejection: rejection.line)[:_SHOWN]
-        listed = [f"{self.annotations}:{r.line}: {r.reason}" for r in first]
-        if len(self.rejected) > len(first):
-            listed.append(f"... and {len(self.rejected) - len(first)} more")
-        raise AnnotationError(
-            f"{len(self.rejected)} of {self.total} annotations cannot be packed:\n  "
-            + "\n  ".join(listed)
-            + f"\nmend them, or leave them out with --max-rejected {_percent(self)}"
-        )
-
-    def lines(self) -> bytes:
-        """JSON lines of all rejections, in order."""
-        ordered = sorted(self.rejected, key=lambda rejection: rejection.line)
-        return "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in ordered).encode()
-
-
-def _percent(report: Report) -> str:
-    """The share that would have to be allowed, rounded up to whole percents."""
-    return f"{math.ceil(100 * len(report.rejected) / report.total)}%"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import numpy as np
 import soundfile
 import symusic
 
-from packer.build import Options, build
+from packer.build import build
+from packer.options import Options
 
 SAMPLE_RATE = 8000
 

@@ -20,7 +20,8 @@ import soundfile
 import soxr
 
 from packer.__main__ import main
-from packer.build import Options, build
+from packer.build import build
+from packer.options import Options
 from shards.errors import AnnotationError, DataError, ManifestError
 from shards.manifest import FORMAT_VERSION, Manifest, load_manifest
 from shards.reader import ShardReader

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from packer.build import Options, build
+from packer.build import build
+from packer.options import Options
 from shards.manifest import load_manifest
 from shards.reader import ShardReader
 

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from packer.__main__ import main
-from packer.build import Options, build
+from packer.build import build
+from packer.options import Options
 from packer.verify import Verified, verify
 from shards.errors import ManifestError
 from shards.keys import keys_bytes

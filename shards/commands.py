@@ -1,0 +1,61 @@
+"""What the command lines of the packages share: how a command is added, run, and how it fails."""
+
+import argparse
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shards.errors import DataError
+
+Commands = Any  # argparse's own class of sub-parsers is private
+
+
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    """Add a command that calls ``run`` with its arguments; ``text`` is its help."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    log: logging.Logger,
+    *,
+    level: int = logging.INFO,
+) -> int:
+    """Run the command of a command line.
+
+    Args:
+        level: of what is logged to the terminal.
+
+    Returns:
+        Its exit status: the command's own, 1 if data or an argument is at fault, 130 if it was
+        interrupted.
+    """
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    try:
+        return int(args.run(args))
+    except (DataError, ValueError, OSError) as error:
+        log.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        log.error("interrupted; run the same command again: what is finished is not made anew")
+        return 130
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The type of an option that is a JSON object."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
+    return value
