@@ -152,6 +152,14 @@ def test_a_node_reads_the_stream_of_its_number():
     assert positions.tolist() == [9, 11, 13, 15]
 
 
+@pytest.mark.parametrize("start", [0, 1, 7])
+def test_a_node_keeps_its_stream_wherever_an_epoch_is_resumed(start):
+    for node in range(3):
+        world = World(rank=2 * node, size=6, local_size=2)
+        taken = step_positions(start, 1000, batch_size=5, world=world, streams=3)
+        assert set((taken % 3).tolist()) == {node}
+
+
 def test_streams_keep_nodes_to_their_own_shards():
     rows = np.full(40, 25)
     order = Order(rows, shuffle=100, streams=2)
