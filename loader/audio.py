@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from loader.backends import import_torchcodec
 from shards.errors import DecodeError
-from shards.pcm import INT16_SCALE, mix_down, to_int16
+from shards.pcm import INT16_SCALE, PLAUSIBLE, mix_down, to_int16
 
 _ffi, _lib = miniaudio.ffi, miniaudio.lib
-_PLAUSIBLE = 1024  # frames a byte; FLAC of digital silence has some 350
 _COUNTED_AT_ONCE = 65536
 
 Data = bytes | memoryview
@@ -191,7 +190,7 @@ class _Flac(_Fast):
         super().__init__(flac, "flac", int16=flac.bitsPerSample <= 16)
         self.frames = int(flac.totalPCMFrameCount)
         # encoders of streams do not know the length; a damaged header claims anything
-        if not self.frames or self.frames > _PLAUSIBLE * len(data):
+        if not self.frames or self.frames > PLAUSIBLE * len(data):
             self.frames = self._count()
 
     def close(self) -> None:
@@ -318,7 +317,7 @@ def _decoders(extension: str) -> list[tuple[str, Callable[[Data], Any]]]:
 
 def _believed(frames: int, data: Data) -> int:
     """A header's count of frames, unless the file is too small to hold them."""
-    if frames > _PLAUSIBLE * len(data):
+    if frames > PLAUSIBLE * len(data):
         raise DecodeError(f"declares {frames} frames in {len(data)} bytes")
     return frames
 

@@ -30,6 +30,7 @@ from loader.store import ShardStore
 from loader.threads import Threads
 from loader.world import World, find_world, step_count, step_positions
 from shards.errors import DecodeError
+from shards.pcm import INT16_SCALE
 
 _AHEAD_BYTES = 2 * 10**9
 
@@ -387,5 +388,5 @@ def _to_device(batch: Batch, device: torch.device | None) -> Batch:
         for name, value in batch.items()
     }
     if "audio" in moved and moved["audio"].dtype == torch.int16:
-        moved["audio"] = moved["audio"].float() / 32768
+        moved["audio"] = moved["audio"].float() / INT16_SCALE
     return moved

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -10,11 +11,10 @@ import soxr
 from numpy.typing import NDArray
 
 from shards.errors import DecodeError
-from shards.pcm import mix_down, to_int16
+from shards.pcm import PLAUSIBLE, mix_down, to_int16
 
 # level 3: as small as the default 5, faster to write and to read
 FLAC_COMPRESSION = 0.375
-_PLAUSIBLE = 1024  # frames a byte; FLAC of digital silence has some 350
 EXTENSIONS = {"flac": "flac", "wav": "wav", "npy": "audio.npy"}
 
 
@@ -44,7 +44,7 @@ def probe_audio(path: Path) -> AudioInfo:
         raise DecodeError(f"{path}: not a readable recording: {error.error_string}") from error
     if info.frames <= 0:
         raise DecodeError(f"{path}: holds no audio")
-    if info.frames > _PLAUSIBLE * size:
+    if info.frames > PLAUSIBLE * size:
         raise DecodeError(f"{path}: declares {info.frames} frames in {size} bytes")
     return AudioInfo(info.samplerate, info.frames, size)
 
@@ -85,11 +85,14 @@ def encode(samples: NDArray[np.int16], *, sample_rate: int, codec: str) -> bytes
     if codec == "npy":
         np.save(target, samples, allow_pickle=False)
     else:
-        options = {"compression_level": FLAC_COMPRESSION} if codec == "flac" else {}
-        soundfile.write(
-            target, samples, sample_rate, format=codec.upper(), subtype="PCM_16", **options
-        )
+        soundfile.write(target, samples, sample_rate, **pcm16_options(codec))
     return target.getvalue()
+
+
+def pcm16_options(codec: str) -> dict[str, Any]:
+    """How soundfile writes 16-bit "flac" or "wav"."""
+    compression = {"compression_level": FLAC_COMPRESSION} if codec == "flac" else {}
+    return {"format": codec.upper(), "subtype": "PCM_16", **compression}
 
 
 def decode(data: bytes, extension: str) -> tuple[NDArray[np.int16], int | None]:
@@ -102,7 +105,7 @@ def decode(data: bytes, extension: str) -> tuple[NDArray[np.int16], int | None]:
         if extension == "audio.npy":
             return _load_npy(data), None
         with soundfile.SoundFile(BytesIO(data)) as file:
-            if file.frames > _PLAUSIBLE * len(data):
+            if file.frames > PLAUSIBLE * len(data):
                 raise DecodeError(f"declares {file.frames} frames in {len(data)} bytes")
             samples, rate = file.read(dtype="int16"), file.samplerate
     except (soundfile.LibsndfileError, ValueError, EOFError) as error:

@@ -14,11 +14,13 @@ import numpy as np
 import soundfile
 from symusic.core import ScoreSecond, ScoreTick
 
+from packer.audio import pcm16_options
 from packer.lines import appearing, read_lines, write_lines
 from packer.spread import spread
 from packer.synth import SAMPLE_RATE, Piano, Sound
 from shards.errors import AnnotationError, DataError, DecodeError
 from shards.notes import parse_midi
+from shards.pcm import INT16_SCALE
 
 log = logging.getLogger("packer")
 
@@ -26,7 +28,6 @@ log = logging.getLogger("packer")
 # performances of PercePiano peaks at 0.99.
 GAIN = np.float32(1.5)
 FORMATS = ("flac", "wav")  # Ogg is left out: libsndfile numbers its streams at random
-FLAC_COMPRESSION = 0.375  # level 3: as small as the default, and faster to write and to read
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +75,11 @@ def write_pcm16(path: Path, sound: Sound, *, audio_format: str = "flac") -> int:
 
     Rounded, never dithered or normalised. The folder is made, and the file appears by rename.
     """
-    scaled = np.rint(sound * np.float32(32768))
+    scaled = np.rint(sound * np.float32(INT16_SCALE))
     clipped = int(np.count_nonzero((scaled < -32768) | (scaled > 32767)))
     pcm = np.clip(scaled, -32768, 32767).astype(np.int16)
-    options = {"compression_level": FLAC_COMPRESSION} if audio_format == "flac" else {}
     with appearing(path) as partial:
-        soundfile.write(
-            partial, pcm, SAMPLE_RATE, format=audio_format.upper(), subtype="PCM_16", **options
-        )
+        soundfile.write(partial, pcm, SAMPLE_RATE, **pcm16_options(audio_format))
     return clipped
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 INT16_SCALE = 32768.0
+PLAUSIBLE = 1024  # frames a byte of a file can hold; FLAC of digital silence has some 350
 
 
 def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:

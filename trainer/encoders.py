@@ -5,13 +5,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from shards.pcm import INT16_SCALE
 from trainer.attention import Encoded, Transformer
 from trainer.features import LogMel
 
 # Values per token column: type, beat in bar, position, pitch - 21, duration, velocity,
 # instrument, bar. Larger ones (a beat past 127) share the last row of their table.
 VOCABULARY = (4, 128, 16, 88, 128, 128, 2, 512)
-_INT16_SCALE = 1.0 / 32768.0
 
 
 class AudioEncoder(nn.Module):
@@ -48,7 +48,7 @@ class AudioEncoder(nn.Module):
             Values (B, 1 + ceil(frames / 8), dim): the transformer's start, then the clip.
         """
         if audio.dtype == torch.int16:
-            audio = audio.float() * _INT16_SCALE
+            audio = audio.float() / INT16_SCALE
         # Log-mel bands of music spread over about -10 to 6; centred, they train at once.
         x = (self.features(audio) + 2.0) / 4.0
         real = self.features.frames(audio_frames)
