@@ -58,6 +58,23 @@ class Rows:
         for extra in self._extras.values():
             extra[row] = 0
 
+    def fill_beside(
+        self,
+        row: int,
+        midi: NDArray[Any] | None,
+        labels: NDArray[np.float32] | None,
+        record: dict[str, Any] | None,
+    ) -> None:
+        """Fill what is not audio; the rest of the MIDI is zeroed."""
+        if self.midi is not None and midi is not None:
+            self.midi[row, : len(midi)] = midi
+            self.midi[row, len(midi) :] = 0
+            self.midi_notes[row] = len(midi)
+        if self.labels is not None:
+            self.labels[row] = labels
+        if self.json is not None and record is not None:
+            self.json[row] = record
+
     def view(self, row: int) -> dict[str, Any]:
         """The sample in a row, as a transform sees it: its arrays are the batch's own."""
         sample: dict[str, Any] = {"__key__": self.keys[row]}

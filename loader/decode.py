@@ -2,7 +2,6 @@
 
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +10,17 @@ from numpy.typing import NDArray
 
 from loader.batch import Batch, Rows
 from loader.buffers import BufferPool
-from loader.example import Clock, Scratch, fill_row, read_example, whole_frames
+from loader.example import Facts, SampleDecoder, Scratch
+from loader.known import KnownFacts
 from loader.mixture import Mixture
 from loader.order import Positions
 from loader.recipe import Recipe
 from loader.stats import Stats
 from loader.store import ShardStore
 from shards.errors import DecodeError, ShardError
+from shards.reader import ShardReader
+
+_KNOWN_BYTES = 64 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class BatchDecoder:
         self._store, self._recipe, self._stats = store, recipe, stats
         self._skip_errors, self._with_source = skip_errors, with_source
         self._pool = BufferPool(2 * keep_buffers)  # audio and MIDI
+        self._known = KnownFacts(_KNOWN_BYTES if recipe.same_every_epoch else 0)
         self._extras: dict[str, NDArray[Any]] = {}
         self._local = threading.local()
 
@@ -85,74 +89,100 @@ class BatchDecoder:
         Raises:
             DataError: naming sample and shard, unless errors are skipped.
         """
-        began, clock, recipe = time.perf_counter(), Clock(), self._recipe
-        frames = recipe.clip_frames or self._longest(places)
-        rows = Rows(recipe, self._pool, size, frames=frames)
-        skipped: list[Skipped] = []
-        left_out = 0
-        for row in _by_shard(places):
-            left_out += self._fill(rows, row, places, epoch, clock, skipped)
+        began = time.perf_counter()
+        skipped: dict[int, Skipped] = {}
+        decoder = SampleDecoder(self._recipe, self._scratch(), epoch=epoch)
+        facts = self._facts(places, decoder, skipped)
+        rows = Rows(self._recipe, self._pool, size, frames=self._frames(facts))
+        self._fill(rows, places, facts, decoder, skipped)
         for row in range(len(places.rows), size):
             rows.blank(row)
+        for row, found in skipped.items():
+            rows.blank(row, found.key)
         self._complete(rows, places, epoch)
         source = self._sources(places, size) if self._with_source else None
-        decoded = Decoded(rows.to_batch(source), len(places.rows), skipped)
-        other = time.perf_counter() - began - sum(clock.seconds.values())
-        self._stats.add_seconds(clock.seconds | {"batch": other})
-        self._stats.count("notes_left_out", left_out)
+        decoded = Decoded(rows.to_batch(source), len(places.rows), list(skipped.values()))
+        clock = decoder.clock.seconds
+        other = time.perf_counter() - began - sum(clock.values())
+        self._stats.add_seconds(clock | {"batch": other})
+        self._stats.count("notes_left_out", sum(found.left_out for found in facts.values()))
         return decoded
+
+    def _facts(
+        self, places: Places, decoder: SampleDecoder, skipped: dict[int, Skipped]
+    ) -> dict[int, Facts]:
+        """What is known, or read now, of the sample of each row; none of a skipped one."""
+        facts: dict[int, Facts] = {}
+        for number, rows in _by_shard(places):
+            unknown = []
+            for row, stored in rows:
+                if (found := self._known.find(number, stored)) is not None:
+                    facts[row] = found
+                else:
+                    unknown.append((row, stored))
+            if not unknown:
+                continue
+            with self._store.reader(number) as reader:
+                for row, stored in unknown:
+                    try:
+                        facts[row] = decoder.facts(reader, stored)
+                    except (DecodeError, ShardError) as error:
+                        skipped[row] = self._skip(number, _key(reader, stored), error)
+                    else:
+                        self._known.keep(number, stored, facts[row])
+        return facts
 
     def _fill(
         self,
         rows: Rows,
-        row: int,
         places: Places,
-        epoch: int,
-        clock: Clock,
-        skipped: list[Skipped],
-    ) -> int:
-        """Decode one sample into its row, or skip it; how many notes were left out."""
-        number, stored_row = int(places.shards[row]), int(places.rows[row])
-        key, shard = "", self._store.shards[number].url
-        with self._store.reader(number) as reader:
-            clock.restart()
-            try:
-                key = reader.members(stored_row)[0].key
-                example = read_example(reader, stored_row, self._recipe, self._scratch())
-                clock.lap("read")
-                return fill_row(rows, row, example, self._recipe, epoch=epoch, clock=clock)
-            except (DecodeError, ShardError) as error:
-                if not self._skip_errors:
-                    raise DecodeError(f"{shard}: sample {key!r}: {error}") from error
-                rows.blank(row, key)
-                skipped.append(Skipped(key, shard, str(error)))
-                return 0
+        facts: dict[int, Facts],
+        decoder: SampleDecoder,
+        skipped: dict[int, Skipped],
+    ) -> None:
+        """Decode the audio of every row whose facts are there, and complete the row."""
+        for number, mine in _by_shard(places):
+            with self._store.reader(number) as reader:
+                for row, stored in mine:
+                    if row not in facts:
+                        continue
+                    try:
+                        decoder.fill(rows, row, facts[row], reader, stored)
+                    except (DecodeError, ShardError) as error:
+                        skipped[row] = self._skip(number, facts[row].key, error)
+
+    def _skip(self, number: int, key: str, error: DecodeError | ShardError) -> Skipped:
+        """The sample as one to be skipped, unless errors are to be raised."""
+        shard = self._store.shards[number].url
+        if not self._skip_errors:
+            raise DecodeError(f"{shard}: sample {key!r}: {error}") from error
+        return Skipped(key, shard, str(error))
+
+    def _frames(self, facts: dict[int, Facts]) -> int:
+        """Frames of a row: the recipe's, or those of the longest sample of the batch."""
+        lengths = (found.length or 1 for found in facts.values())
+        return self._recipe.clip_frames or max(lengths, default=1)
 
     def _complete(self, rows: Rows, places: Places, epoch: int) -> None:
         """Give the batch every field that the transform adds, on every rank alike."""
         if self._recipe.transform is None:
             return
         if not self._extras and not len(places.rows):
-            probe = Rows(self._recipe, self._pool, 1, frames=self._recipe.clip_frames or 1)
-            first = next(n for n, shard in enumerate(self._store.shards) if shard.rows)
-            zero = np.zeros(1, dtype=np.int64)
-            self._fill(probe, 0, Places(zero, zero + first, zero), epoch, Clock(), [])
-            rows.add_extras(probe.extras)
+            rows.add_extras(self._probe(epoch))
         self._extras = self._extras or rows.extras
         rows.add_extras(self._extras)
 
-    def _longest(self, places: Places) -> int:
-        """Frames of the longest sample of a batch of whole samples."""
-        longest = 1
-        if "audio" not in self._recipe.fields:
-            return longest
-        for row in _by_shard(places):
-            with self._store.reader(int(places.shards[row])) as reader:
-                stored_row = int(places.rows[row])
-                with suppress(DecodeError, ShardError):  # decoding it meets the same, and tells
-                    example = read_example(reader, stored_row, self._recipe, self._scratch())
-                    longest = max(longest, whole_frames(example, self._recipe))
-        return longest
+    def _probe(self, epoch: int) -> dict[str, NDArray[Any]]:
+        """A blank row of each field that the transform adds to the dataset's first sample."""
+        first = next(n for n, shard in enumerate(self._store.shards) if shard.rows)
+        zero = np.zeros(1, dtype=np.int64)
+        places = Places(zero, zero + first, zero)
+        skipped: dict[int, Skipped] = {}
+        decoder = SampleDecoder(self._recipe, self._scratch(), epoch=epoch)
+        facts = self._facts(places, decoder, skipped)
+        rows = Rows(self._recipe, self._pool, 1, frames=self._frames(facts))
+        self._fill(rows, places, facts, decoder, skipped)
+        return rows.extras
 
     def _scratch(self) -> Scratch:
         scratch: Scratch | None = getattr(self._local, "scratch", None)
@@ -167,7 +197,18 @@ class BatchDecoder:
         return sources
 
 
-def _by_shard(places: Places) -> list[int]:
-    """Rows in the order in which their samples are stored: fewer seeks, fewer open shards."""
-    order: list[int] = np.lexsort((places.rows, places.shards)).tolist()
-    return order
+def _by_shard(places: Places) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Each shard with its (row of the batch, row of the shard), in the order of storage."""
+    shards, stored = places.shards.tolist(), places.rows.tolist()
+    groups: dict[int, list[tuple[int, int]]] = {}
+    for row in sorted(range(len(shards)), key=lambda row: (shards[row], stored[row])):
+        groups.setdefault(shards[row], []).append((row, stored[row]))
+    return list(groups.items())
+
+
+def _key(reader: ShardReader, row: int) -> str:
+    """Key of a sample that cannot be decoded; empty where not even its headers can be read."""
+    try:
+        return reader.members(row)[0].key
+    except ShardError:
+        return ""

@@ -3,14 +3,16 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loader.audio import decode_window, duration_s, npy_view
 from loader.batch import Rows, TransformError
 from loader.meta import Meta, parse_meta
 from loader.order import hash_key
-from loader.recipe import Recipe, audio_extension, midi_extension
+from loader.recipe import Recipe, audio_extension, is_audio, midi_extension
 from loader.tokens import octuple
 from shards.errors import DecodeError
 from shards.keys import key_hash
@@ -33,6 +35,32 @@ class Example:
     key: str
     members: Mapping[str, memoryview]
     meta: Meta
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A sample but for its audio, which is all that decoding changes from epoch to epoch.
+
+    Attributes:
+        start: first frame of the window, at the recipe's rate.
+        length: frames of the whole sample at that rate; None where nothing depends on it.
+        audio_s: seconds of audio that were packed; 0 where it is not said.
+        stored_rate: Hz of the audio as packed; None where it is not said.
+        midi: (n, 8) int16 tokens or (n, 6) float32 notes of the window, if they are asked for.
+        labels: (D,) float32, if they are asked for.
+        left_out: how many notes ``midi`` lacks because they are not the piano's.
+        record: the JSON, if it is asked for.
+    """
+
+    key: str
+    start: int
+    length: int | None
+    audio_s: float
+    stored_rate: int | None
+    midi: NDArray[Any] | None
+    labels: NDArray[np.float32] | None
+    left_out: int
+    record: dict[str, Any] | None
 
 
 class Scratch:
@@ -72,7 +100,97 @@ def read_example(reader: ShardReader, row: int, recipe: Recipe, scratch: Scratch
         DecodeError: if the sample's JSON is.
     """
     members = reader.members(row)
-    wanted = [member for member in members if recipe.wants(member.extension)]
+    found = _read(reader, [m for m in members if recipe.wants(m.extension)], scratch)
+    return Example(members[0].key, found, parse_meta(found.get("json")))
+
+
+class SampleDecoder:
+    """Decodes samples of one epoch, in two steps: all that is small first, then the audio.
+
+    Small steps of many samples in a row find their code in the processor's caches; between the
+    decoding of two clips they would take three times as long.
+    """
+
+    def __init__(self, recipe: Recipe, scratch: Scratch, *, epoch: int) -> None:
+        self.clock = Clock()
+        self._recipe, self._scratch, self._epoch = recipe, scratch, epoch
+
+    def facts(self, reader: ShardReader, row: int) -> Facts:
+        """Read and decode a sample but for its audio.
+
+        Raises:
+            ShardError: if the shard is damaged there.
+            DecodeError: if JSON or MIDI is, or MIDI that was asked for is missing.
+        """
+        self.clock.restart()
+        recipe, members = self._recipe, reader.members(row)
+        small = [m for m in members if recipe.wants(m.extension) and not is_audio(m.extension)]
+        found = _read(reader, small, self._scratch)
+        example = Example(members[0].key, found, parse_meta(found.get("json")))
+        if recipe.needs_length and not example.meta.audio_s:  # the audio's header has to tell
+            example = read_example(reader, row, recipe, self._scratch)
+        self.clock.lap("read")
+        facts = _facts(example, recipe, self._epoch)
+        self.clock.lap("midi")
+        return facts
+
+    def fill(self, rows: Rows, row: int, facts: Facts, reader: ShardReader, stored: int) -> None:
+        """Put a sample into a row, the audio of the shard's row ``stored`` decoded there.
+
+        Raises:
+            ShardError: if the shard is damaged there.
+            DecodeError: if the audio is, or there is none and it was asked for.
+            ValueError: if the transform does not return what it must; it names the sample.
+        """
+        self.clock.restart()
+        rows.keys[row] = facts.key
+        if rows.audio is not None:
+            rows.audio_frames[row] = self._audio(rows.audio[row], facts, reader, stored)
+            self.clock.lap("audio")
+        rows.fill_beside(row, facts.midi, facts.labels, facts.record)
+        rows.weight[row] = 1
+        if self._recipe.transform is not None:
+            _transform(rows, row, facts.key, self._recipe, self._epoch)
+
+    def _audio(self, out: NDArray[Any], facts: Facts, reader: ShardReader, stored: int) -> int:
+        """Decode the window into ``out``; how many of its frames are sound."""
+        members = {member.extension: member for member in reader.members(stored)}
+        extension = audio_extension(members)
+        if extension is None:
+            raise DecodeError(f"has no audio; its members: {', '.join(members) or 'none'}")
+        member = members[extension]
+        data = self._scratch.take(member.size)
+        reader.read_into(data, member.start)
+        self.clock.lap("read")
+        return decode_window(
+            data,
+            extension,
+            out,
+            sample_rate=self._recipe.sample_rate,
+            start=facts.start,
+            at_least=facts.audio_s,
+            stored_rate=facts.stored_rate,
+        )
+
+
+def _facts(example: Example, recipe: Recipe, epoch: int) -> Facts:
+    length = whole_frames(example, recipe) if recipe.needs_length else None
+    start = _crop_start(example.key, length, recipe, epoch)
+    midi, left_out = _midi(example, recipe, start) if "midi" in recipe.fields else (None, 0)
+    return Facts(
+        example.key,
+        start,
+        length,
+        example.meta.audio_s,
+        example.meta.sample_rate,
+        midi,
+        _labels(example, recipe) if "labels" in recipe.fields else None,
+        left_out,
+        dict(example.meta.record) if "json" in recipe.fields else None,
+    )
+
+
+def _read(reader: ShardReader, wanted: Sequence[Member], scratch: Scratch) -> dict[str, memoryview]:
     memory, found, used = scratch.take(sum(_SPAN + m.size for m in wanted)), {}, 0
     for run in _runs(wanted):
         start, stop = run[0].start, run[-1].start + run[-1].size
@@ -81,7 +199,7 @@ def read_example(reader: ShardReader, row: int, recipe: Recipe, scratch: Scratch
             at = used + member.start - start
             found[member.extension] = memory[at : at + member.size]
         used += stop - start
-    return Example(members[0].key, found, parse_meta(found.get("json")))
+    return found
 
 
 def _runs(members: Sequence[Member]) -> list[list[Member]]:
@@ -96,72 +214,21 @@ def _runs(members: Sequence[Member]) -> list[list[Member]]:
     return runs
 
 
-def fill_row(
-    rows: Rows, row: int, example: Example, recipe: Recipe, *, epoch: int, clock: Clock
-) -> int:
-    """Decode a sample into a row; how many of its notes were left out.
-
-    Raises:
-        DecodeError: if a member is damaged, or one that was asked for is missing.
-        ValueError: if the transform does not return what it must; the message names the sample.
-    """
-    rows.keys[row] = example.key
-    left_out = _decode(rows, row, example, recipe, epoch, clock)
-    rows.weight[row] = 1
-    if recipe.transform is not None:
-        _transform(rows, row, example.key, recipe, epoch)
-    return left_out
-
-
 def whole_frames(example: Example, recipe: Recipe) -> int:
     """Frames, at the recipe's rate, of the whole sample."""
     return round(_duration(example, recipe) * recipe.sample_rate)
 
 
-def _decode(
-    rows: Rows, row: int, example: Example, recipe: Recipe, epoch: int, clock: Clock
-) -> int:
-    start, left_out = _crop_start(example, recipe, epoch), 0
-    if rows.audio is not None:
-        _fill_audio(rows, row, example, recipe, start)
-        clock.lap("audio")
-    if rows.midi is not None:
-        left_out = _fill_midi(rows, row, example, recipe, start)
-        clock.lap("midi")
-    if rows.labels is not None:
-        rows.labels[row] = _labels(example, recipe)
-    if rows.json is not None:
-        rows.json[row] = dict(example.meta.record)
-    return left_out
-
-
-def _fill_audio(rows: Rows, row: int, example: Example, recipe: Recipe, start: int) -> None:
-    assert rows.audio is not None
-    extension = audio_extension(example.members)
-    if extension is None:
-        raise DecodeError(f"has no audio; its members: {', '.join(example.members) or 'none'}")
-    rows.audio_frames[row] = decode_window(
-        example.members[extension],
-        extension,
-        rows.audio[row],
-        sample_rate=recipe.sample_rate,
-        start=start,
-        at_least=example.meta.audio_s,
-        stored_rate=example.meta.sample_rate,
-    )
-
-
-def _fill_midi(rows: Rows, row: int, example: Example, recipe: Recipe, start: int) -> int:
-    assert rows.midi is not None
+def _midi(example: Example, recipe: Recipe, start: int) -> tuple[NDArray[Any], int]:
+    """Tokens or notes of the window, and how many notes were left out."""
     extension = midi_extension(example.members)
     if extension is None:
         raise DecodeError(f"has no MIDI; its members: {', '.join(example.members) or 'none'}")
     notes = _notes(example, extension, recipe, start)
     kept = notes.table[: recipe.max_notes]
-    rows.midi[row, : len(kept)] = octuple(kept) if recipe.midi == "octuple" else kept
-    rows.midi[row, len(kept) :] = 0
-    rows.midi_notes[row] = len(kept)
-    return notes.left_out
+    octuples = recipe.midi == "octuple"
+    midi = octuple(kept).astype(np.int16) if octuples else kept.astype(np.float32)
+    return midi, notes.left_out
 
 
 def _notes(example: Example, extension: str, recipe: Recipe, start: int) -> Notes:
@@ -179,24 +246,21 @@ def _notes(example: Example, extension: str, recipe: Recipe, start: int) -> Note
     return read_notes(data, start_s=begin, end_s=end, beat=beat)
 
 
-def _labels(example: Example, recipe: Recipe) -> list[float]:
+def _labels(example: Example, recipe: Recipe) -> NDArray[np.float32]:
     own = example.meta.labels
     if recipe.relabels is not None:
         own = {**own, **recipe.relabels.get(example.key, {})}
-    values = [own.get(name) for name in recipe.dimensions]
-    return [float("nan") if value is None else float(value) for value in values]
+    return np.array([own.get(name) for name in recipe.dimensions], dtype=np.float32)
 
 
-def _crop_start(example: Example, recipe: Recipe, epoch: int) -> int:
+def _crop_start(key: str, length: int | None, recipe: Recipe, epoch: int) -> int:
     """First frame of the window, at the recipe's rate."""
-    if recipe.clip_frames is None or recipe.crop == "start":
+    if length is None or recipe.clip_frames is None:
         return 0
-    room = whole_frames(example, recipe) - recipe.clip_frames
-    if room <= 0:
-        return 0
+    room = max(0, length - recipe.clip_frames)
     if recipe.crop == "center":
         return room // 2
-    return int(hash_key(recipe.seed, epoch, key_hash(example.key)) % np.uint64(room + 1))
+    return int(hash_key(recipe.seed, epoch, key_hash(key)) % np.uint64(room + 1))
 
 
 def _duration(example: Example, recipe: Recipe) -> float:

@@ -59,6 +59,17 @@ class Recipe:
         return None if self.clip_seconds is None else round(self.clip_seconds * self.sample_rate)
 
     @property
+    def needs_length(self) -> bool:
+        """Whether a row depends on how long the whole sample is."""
+        return self.clip_seconds is None or self.crop != "start"
+
+    @property
+    def same_every_epoch(self) -> bool:
+        """Whether a sample but for its audio is the same in every epoch, and small."""
+        random = self.crop == "random" and self.clip_seconds is not None
+        return not random and "json" not in self.fields
+
+    @property
     def note_width(self) -> int:
         """Columns of a note: 8 tokens or 6 numbers."""
         return _WIDTHS[self.midi]
@@ -67,9 +78,14 @@ class Recipe:
         """Whether a member has to be read; JSON always, for it says how long a sample is."""
         if extension == "json":
             return True
-        if "audio" in self.fields and extension in _AUDIO:
-            return True
+        if is_audio(extension):
+            return "audio" in self.fields
         return "midi" in self.fields and extension in _MIDI
+
+
+def is_audio(extension: str) -> bool:
+    """Whether a member is audio, by its extension."""
+    return extension in _AUDIO
 
 
 def audio_extension(members: Mapping[str, Any]) -> str | None:
