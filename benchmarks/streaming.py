@@ -1,10 +1,12 @@
-"""Samples a second out of FLAC shards: this loader, webdataset at its best, and the bare decoder.
+"""Samples a second out of FLAC and decoded shards: this loader, webdataset, and bare loops.
 
     python benchmarks/streaming.py --out build/streaming.json
 
 All in one run, turn by turn, so that a noisy machine is noisy for each of them; medians over the
 rounds and their ratios. webdataset decodes with soundfile, makes the same MIDI tokens and labels,
-and is run with 0, 1 and 2 workers, which stay alive between epochs.
+and is run with 0, 1 and 2 workers, which stay alive between epochs. Decoded shards are those that
+the cache keeps; webdataset reads the same tars, the arrays taken straight out of their bytes. The
+bare loops read and decode into one buffer again and again, and make no batches.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +26,28 @@ import soundfile
 import torch
 import webdataset
 from machine import describe
+from numpy.typing import NDArray
 
 from loader import make_pipeline
-from loader.audio import decode_window
+from loader.audio import copy_samples, decode_window, npy_view
 from loader.tokens import octuple
 from packer.build import build
 from packer.corpus import write_corpus
 from packer.options import Options
 from shards.notes import read_notes
+from shards.pcm import INT16_SCALE
 from shards.reader import ShardReader
 
 RATE, SECONDS, NOTES, BATCH = 24000, 10.0, 512, 16
+THREADS = (0, 1, 2)
+NPY_HEADER = 128
+FLAC, FLOAT, INT16 = "FLAC: ", "decoded, float32: ", "decoded, int16: "
 FRAMES = round(RATE * SECONDS)
 
 
 def main() -> None:
     args = _arguments()
-    dataset = _dataset(args.work, args.clips)
+    dataset = args.dataset or make_dataset(args.work, args.clips)
     with ExitStack() as stack:
         epochs = _contestants(dataset, stack)
         rates: dict[str, list[float]] = {name: [] for name in epochs}
@@ -67,6 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("build/streaming.json"))
     parser.add_argument("--clips", type=int, default=1280)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dataset", type=Path, help="a packed dataset, instead of making one")
     parser.add_argument("--quick", action="store_true", help="320 clips, 3 rounds")
     args = parser.parse_args()
     if args.quick:
@@ -74,7 +83,7 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
-def _dataset(work: Path, clips: int) -> Path:
+def make_dataset(work: Path, clips: int) -> Path:
     """Ten-second clips of made pieces as FLAC at 24 kHz, with MIDI and JSON."""
     folder = work / f"{clips}"
     if not (folder / "shards" / "manifest.json").exists():
@@ -88,16 +97,54 @@ def _dataset(work: Path, clips: int) -> Path:
 def _contestants(dataset: Path, stack: ExitStack) -> dict[str, Callable[[], int]]:
     """What is measured: functions that run one epoch and count its samples."""
     found: dict[str, Callable[[], int]] = {}
-    for workers in (0, 1, 2):
+    decoded = decoded_tars(dataset)
+    for workers in THREADS:
         pipe = stack.enter_context(make_pipeline(dataset, num_workers=workers, batch_size=BATCH))
-        found[f"this loader, {workers} threads"] = lambda pipe=pipe: _count(pipe)
-    for workers in (0, 1, 2):
-        peer = _webdataset(dataset, workers)
-        found[f"webdataset, {workers} workers"] = lambda peer=peer: _count(peer)
+        found[f"{FLAC}this loader, {workers} threads"] = partial(_count, pipe)
+    found[f"{FLAC}this loader, 2 threads, first epoch"] = partial(_first_epoch, dataset)
+    for dtype in ("float32", "int16"):
+        for workers in THREADS:
+            options = {"num_workers": workers, "audio_dtype": dtype, "batch_size": BATCH}
+            pipe = stack.enter_context(make_pipeline(dataset, **decoded_cache(dataset), **options))
+            found[f"decoded, {dtype}: this loader, {workers} threads"] = partial(_count, pipe)
+    for workers in THREADS:
+        flac, arrays = _webdataset(dataset, workers), _webdataset(decoded, workers)
+        found[f"{FLAC}webdataset, {workers} workers"] = partial(_count, flac)
+        found[f"{FLOAT}webdataset, {workers} workers"] = partial(_count, arrays)
     pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(2))
-    shards = sorted(str(path) for path in dataset.glob("*.tar"))
-    found["bare decoder, 2 processes"] = lambda: sum(pool.map(_bare, shards, chunksize=1))
+    for name, folder, loop in (
+        (FLAC, dataset, _bare_flac),
+        (FLOAT, decoded, _bare_float32),
+        (INT16, decoded, _bare_int16),
+    ):
+        tars = sorted(str(path) for path in folder.glob("*.tar"))
+        found[f"{name}bare loop, 2 processes"] = partial(_spread, pool, loop, tars)
     return found
+
+
+def decoded_cache(dataset: Path) -> dict[str, Any]:
+    return {"cache": "decoded", "cache_dir": dataset.parent / "cache", "cache_bytes": 10**10}
+
+
+def decoded_tars(dataset: Path) -> Path:
+    """The folder of the cache with all of a dataset's shards, decoded."""
+    shards = len(list(dataset.glob("*.tar")))
+    with make_pipeline(dataset, **decoded_cache(dataset)) as pipe:
+        while True:
+            for _ in pipe:
+                pass
+            tars = list((dataset.parent / "cache").glob("*-decoded-*/*.tar"))
+            if len(tars) == shards:
+                return tars[0].parent
+
+
+def _spread(pool: Any, loop: Callable[[str], int], tars: list[str]) -> int:
+    return sum(pool.map(loop, tars, chunksize=1))
+
+
+def _first_epoch(dataset: Path) -> int:
+    with make_pipeline(dataset, num_workers=2, batch_size=BATCH) as pipe:
+        return _count(pipe)
 
 
 def _count(batches: Any) -> int:
@@ -119,9 +166,16 @@ def _webdataset(dataset: Path, workers: int) -> Any:
 
 def _decode(sample: dict[str, Any]) -> dict[str, Any]:
     """A sample as this loader makes it, with soundfile."""
-    audio, _ = soundfile.read(io.BytesIO(sample["flac"]), dtype="float32")
     meta = json.loads(sample["json"])
-    notes = octuple(read_notes(sample["mid"], end_s=SECONDS, beat=meta["midi_beat"]).table)[:NOTES]
+    if "flac" in sample:
+        audio, _ = soundfile.read(io.BytesIO(sample["flac"]), dtype="float32")
+    else:
+        audio = npy_view(sample["audio.npy"]) * np.float32(1 / INT16_SCALE)
+    if "notes.npy" in sample:
+        table = npy_view(sample["notes.npy"]).astype(np.float64)
+    else:
+        table = read_notes(sample["mid"], end_s=SECONDS, beat=meta["midi_beat"]).table
+    notes = octuple(table)[:NOTES]
     row, midi = np.zeros(FRAMES, np.float32), np.zeros((NOTES, 8), np.int64)
     row[: len(audio)] = audio[:FRAMES]
     midi[: len(notes)] = notes
@@ -136,24 +190,56 @@ def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def _bare(shard: str) -> int:
+def _bare_flac(tar: str) -> int:
     """Decode every clip of a shard into one buffer: the limit that the decoder sets."""
     row = np.empty(FRAMES, np.float32)
-    with ShardReader(Path(shard)) as reader:
+    with ShardReader(Path(tar)) as reader:
         for number in range(len(reader)):
             decode_window(reader.read(number)["flac"], "flac", row, sample_rate=RATE)
         return len(reader)
 
 
-def _ratios(medians: dict[str, float]) -> dict[str, float]:
-    def best(prefix: str) -> float:
-        return max(rate for name, rate in medians.items() if name.startswith(prefix))
+def _bare_float32(tar: str) -> int:
+    """Read and scale every clip of a decoded shard: the limit that memory sets."""
+    row, samples = np.empty(FRAMES, np.float32), np.empty(FRAMES, np.int16)
+    with ShardReader(Path(tar)) as reader:
+        for number in range(len(reader)):
+            _read_samples(reader, number, samples)
+            copy_samples(samples, row)
+        return len(reader)
 
-    ours = best("this loader")
-    return {
-        "this loader / webdataset": round(ours / best("webdataset"), 2),
-        "this loader / bare decoder": round(ours / best("bare"), 2),
+
+def _bare_int16(tar: str) -> int:
+    row = np.empty(FRAMES, np.int16)
+    with ShardReader(Path(tar)) as reader:
+        for number in range(len(reader)):
+            _read_samples(reader, number, row)
+        return len(reader)
+
+
+def _read_samples(reader: ShardReader, number: int, out: NDArray[np.int16]) -> None:
+    member = next(m for m in reader.members(number) if m.extension == "audio.npy")
+    size = min(member.size - NPY_HEADER, out.nbytes)
+    reader.read_into(memoryview(out).cast("B")[:size], member.start + NPY_HEADER)
+
+
+def _ratios(medians: dict[str, float]) -> dict[str, float]:
+    def best(start: str) -> float:
+        return max(rate for name, rate in medians.items() if name.startswith(start))
+
+    ours = {kind: best(f"{kind}this loader") for kind in (FLAC, FLOAT, INT16)}
+    first = medians[f"{FLAC}this loader, 2 threads, first epoch"]
+    ratios = {
+        "FLAC: this loader / webdataset": ours[FLAC] / best(f"{FLAC}webdataset"),
+        "FLAC: first epoch / webdataset": first / best(f"{FLAC}webdataset"),
+        "FLAC: this loader / bare loop": ours[FLAC] / best(f"{FLAC}bare"),
+        "decoded: this loader / webdataset": ours[FLOAT] / best(f"{FLOAT}webdataset"),
+        "decoded: this loader / bare loop": ours[FLOAT] / best(f"{FLOAT}bare"),
+        "decoded: int16 / float32": ours[INT16] / ours[FLOAT],
+        "decoded int16: this loader / bare loop": ours[INT16] / best(f"{INT16}bare"),
+        "decoded / FLAC": ours[FLOAT] / ours[FLAC],
     }
+    return {name: round(ratio, 2) for name, ratio in ratios.items()}
 
 
 def _table(medians: dict[str, float], ratios: dict[str, float]) -> str:

@@ -4,14 +4,12 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from loader.bench import bench
 from loader.cache import default_folder
-from loader.doctor import examine
-from loader.stage import stage
-from shards.commands import add_command, json_object, run_command
+from shards.commands import Commands, add_command, json_object, run_command
 
 log = logging.getLogger("loader")
 
@@ -20,6 +18,26 @@ _EXAMPLES = """examples:
   python -m loader stage /content/drive/MyDrive/shards/train --cache-dir /content/cache
   python -m loader bench /content/cache/NAME                    how fast, and what limits it
 """
+_STAGE_EXAMPLES = """examples:
+  python -m loader stage gs://bucket/shards/train --cache-dir /scratch/cache
+  python -m loader stage hf://datasets/OWNER/NAME/train --cache-dir /content/cache --subset 2000
+"""
+_BENCH_EXAMPLES = """examples:
+  python -m loader bench /data/shards/train --out bench.png
+  python -m loader bench gs://bucket/shards/train --subset 2000 --cache-dir /scratch/cache
+  python -m loader bench /data/shards/train --batch-size 64 --step-ms 120    is the GPU kept fed?
+  python -m loader bench /data/shards/train --caches raw --json > bench.json
+
+The first pass fetches what the cache lacks; what is fetched and decoded stays in the cache.
+"""
+_DOCTOR_EXAMPLES = """examples:
+  python -m loader doctor
+  python -m loader doctor /content/drive/MyDrive/shards    the mount and a dataset on it, too
+  python -m loader doctor --json > machine.json            to be sent along with a question
+  python -m loader doctor && python -m trainer fit ...     train only where nothing fails
+
+The exit status is 1 if anything fails, and 0 with warnings.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(_parser(), argv, log, level=logging.WARNING)
 
 
+# What a command needs is imported by the command: help comes at once, and the doctor looks at a
+# machine whose PyTorch or decoders cannot be imported.
+
+
 def _stage(args: argparse.Namespace) -> int:
+    from loader.stage import stage
+
     staged = stage(
         args.url,
         cache_dir=args.cache_dir,
@@ -47,26 +71,75 @@ def _stage(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    results = bench(args.url, batch_size=args.batch_size, storage_options=args.storage_options)
-    if args.json:
-        print(json.dumps([result.to_json() for result in results], indent=1))
-        return 0
-    print(f"{'workers':>8} {'samples/s':>10}  limited by")
-    for result in results:
-        print(f"{result.workers:>8} {result.samples_per_s:>10.0f}  {result.limit}")
+    from loader.bench import CACHES, Task, bench
+    from loader.chart import draw, require_drawing
+    from loader.table import write_report
+
+    if args.out is not None:
+        require_drawing(args.out)
+    if unknown := [name for name in args.caches or () if name not in CACHES]:
+        raise ValueError(f"--caches takes {' and '.join(CACHES)}, got {unknown[0]!r}")
+    task = Task(
+        args.url,
+        seconds=args.seconds,
+        batch_size=args.batch_size,
+        caches=args.caches,
+        cache_dir=args.cache_dir,
+        subset=args.subset,
+        sample_rate=args.sample_rate,
+        clip_seconds=args.clip_seconds,
+        step_ms=args.step_ms,
+        storage_options=args.storage_options,
+    )
+    report = bench(task)
+    print(json.dumps(report.to_json(), indent=1) if args.json else write_report(report))
+    if args.out is not None:
+        draw(report, args.out)
     return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    findings = examine(args.path)
+    from loader.doctor import examine, summarise, write_finding
+
+    findings = []
+    for finding in examine(args.path):
+        findings.append(finding)
+        if not args.json:
+            print(write_finding(finding), flush=True)
     if args.json:
         print(json.dumps([finding.to_json() for finding in findings], indent=1))
     else:
-        for finding in findings:
-            print(f"{finding.state:>5}  {finding.subject}: {finding.text}")
-            if finding.remedy:
-                print(f"       {'':{len(finding.subject)}}  {finding.remedy}")
+        print(summarise(findings))
     return 1 if any(finding.state == "fail" for finding in findings) else 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no folder of this machine; python -m loader bench {text} measures a link"
+        )
+    return Path(text)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Examples as they are written; defaults behind each option that has one and is no flag."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        untold = action.default is None or action.default is False
+        return action.help if untold else super()._get_help_string(action)
+
+
+def _add(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], *, text: str, more: str
+) -> Callable[..., Any]:
+    """Add a command with examples below its help; what comes back adds an argument."""
+    command = add_command(commands, name, run, text)
+    command.formatter_class, command.epilog = _Help, more
+    return command.add_argument
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,23 +150,50 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add = add_command(commands, "stage", _stage, "fetch shards into the local cache").add_argument
+    _add_stage(commands)
+    _add_bench(commands)
+    _add_doctor(commands)
+    return parser
+
+
+def _add_stage(commands: Commands) -> None:
+    text = "fetch shards into the local cache"
+    add = _add(commands, "stage", _stage, text=text, more=_STAGE_EXAMPLES)
     add("url", metavar="URL", help="a dataset: a folder with a manifest, or tars")
     add("--cache-dir", type=Path, default=default_folder(), help="on a local disk")
     add("--cache-bytes", type=int, help="limit; default: half of what is free")
     add("--subset", type=int, metavar="N", help="only the shards of the first N samples")
     add("--storage-options", type=json_object, metavar="JSON", help="passed to fsspec")
-    text = "samples/s by number of decoding threads, and what limits it"
-    add = add_command(commands, "bench", _bench, text).add_argument
-    add("url", metavar="URL")
-    add("--batch-size", type=int, default=16)
+
+
+def _add_bench(commands: Commands) -> None:
+    text = "samples/s by cache and number of decoding threads, and what limits it"
+    add = _add(commands, "bench", _bench, text=text, more=_BENCH_EXAMPLES)
+    add("url", metavar="URL", help="a dataset: a folder with a manifest, or tars")
+    add("--seconds", type=float, default=2.0, help="for each setting")
+    add("--batch-size", type=int, default=16, help="samples of a batch")
+    add(
+        "--caches",
+        type=_names,
+        metavar="LIST",
+        help="raw, decoded or both: raw,decoded; default: raw, and decoded where it fits into half "
+        "of the free memory",
+    )
+    add("--cache-dir", type=Path, default=default_folder(), help="on a local disk")
+    add("--subset", type=int, metavar="N", help="only the first N samples")
+    add("--sample-rate", type=int, default=24000, metavar="HZ", help="as you train with it")
+    add("--clip-seconds", type=float, default=10.0, metavar="S", help="as you train with it")
+    add("--step-ms", type=float, default=0.0, metavar="T", help="a training step after each batch")
+    add("--out", type=Path, metavar="FILE", help="draw a picture: .png, .svg or .pdf")
     add("--json", action="store_true", help="for scripts")
     add("--storage-options", type=json_object, metavar="JSON", help="passed to fsspec")
-    text = "check this machine: packages, decoders, disks, mounts; exit status 1 if one fails"
-    add = add_command(commands, "doctor", _doctor, text).add_argument
-    add("path", nargs="*", type=Path, metavar="PATH", help="folders whose disk or mount to check")
+
+
+def _add_doctor(commands: Commands) -> None:
+    text = "check this machine: packages, decoders, cores, memory, GPU, disks, mounts"
+    add = _add(commands, "doctor", _doctor, text=text, more=_DOCTOR_EXAMPLES)
+    add("path", nargs="*", type=_folder, metavar="PATH", help="folders to check reading from, too")
     add("--json", action="store_true", help="for scripts")
-    return parser
 
 
 if __name__ == "__main__":

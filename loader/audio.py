@@ -20,6 +20,7 @@ from shards.pcm import INT16_SCALE, PLAUSIBLE, mix_down, to_int16
 
 _ffi, _lib = miniaudio.ffi, miniaudio.lib
 _COUNTED_AT_ONCE = 65536
+_SCALE = np.float32(1 / INT16_SCALE)
 
 Data = bytes | memoryview
 Result = TypeVar("Result")
@@ -97,6 +98,15 @@ def decode_whole(
     return _try_each(data, extension, decode, stored_rate or sample_rate)
 
 
+def copy_samples(samples: NDArray[np.int16], out: NDArray[Any]) -> int:
+    """Fill ``out``, (T,) float32 or int16, with as many (n,) samples as there are; how many."""
+    count = min(len(samples), len(out))
+    np.copyto(out[:count], samples[:count])
+    if out.dtype == np.float32:  # in two steps: multiplying int16 goes through a buffer, slower
+        np.multiply(out[:count], _SCALE, out=out[:count])
+    return count
+
+
 def duration_s(data: Data, extension: str, *, stored_rate: int) -> float:
     """Seconds of a file by its header.
 
@@ -131,9 +141,7 @@ def _decode(
 ) -> int:
     """Read, and where needed mix and resample, a window."""
     rate = decoder.sample_rate
-    # resamplers round the number of frames, by less than one
-    if decoder.frames < at_least * rate - 1:
-        raise DecodeError(f"holds {decoder.frames} frames, {at_least * rate:.0f} are annotated")
+    require_length(decoder.frames, rate, at_least)
     first = round(start * rate / sample_rate)
     wanted = len(row) if rate == sample_rate else -(-len(row) * rate // sample_rate)
     count = max(0, min(wanted, decoder.frames - first))
@@ -150,6 +158,17 @@ def _decode(
         row[:count] = mono[:count] if row.dtype == np.float32 else to_int16(mono[:count])
     row[count:] = 0
     return count
+
+
+def require_length(frames: int, sample_rate: int, at_least: float) -> None:
+    """Refuse audio that is shorter than ``at_least`` seconds, within one frame.
+
+    Raises:
+        DecodeError: with both lengths.
+    """
+    # resamplers round the number of frames, by less than one
+    if frames < at_least * sample_rate - 1:
+        raise DecodeError(f"holds {frames} frames, {at_least * sample_rate:.0f} are annotated")
 
 
 def _read_whole(decoder: Decoder, first: int, out: NDArray[Any]) -> None:
@@ -246,13 +265,7 @@ class _Npy:
         self.sample_rate, self.frames = sample_rate, len(self._samples)
 
     def read(self, start: int, out: NDArray[Any]) -> int:
-        window = self._samples[start : start + len(out)]
-        target = out.reshape(len(out))[: len(window)]
-        if out.dtype == np.float32:
-            np.multiply(window, np.float32(1 / INT16_SCALE), out=target, dtype=np.float32)
-        else:
-            target[:] = window
-        return len(window)
+        return copy_samples(self._samples[start:], out.reshape(len(out)))
 
     def close(self) -> None: ...
 

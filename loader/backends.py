@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 # What a binary extension raises when it was linked against other libraries: the dynamic
 # loader's OSError, torchaudio's RuntimeError on CUDA versions, an ImportError of a symbol.
 _UNLOADABLE = (OSError, RuntimeError, ImportError)
+_LAST_TORCHAUDIO = 11  # up to 2.11 its versions are PyTorch's
 _lock = threading.Lock()
 
 
@@ -56,17 +58,16 @@ def import_torchcodec() -> ModuleType:
     Raises:
         ImportError: torchcodec is not installed, or its binary does not load.
     """
-    with _lock:
-        try:
-            return importlib.import_module("torchcodec.decoders")
-        except _UNLOADABLE as error:
-            _forget("torchcodec")
-            raise ImportError(_one_line(error)) from error
+    return _import("torchcodec.decoders")
 
 
 def report() -> tuple[Backend, ...]:
     """Try every optional backend of this module; none of them missing is an error."""
-    return _report_torchaudio(), _report_torchcodec()
+    return (
+        _report("torchaudio", import_torchaudio, "python -m trainer needs it"),
+        _report("torchvision", partial(_import, "torchvision"), "nothing here needs it"),
+        _report("torchcodec", import_torchcodec, "for what neither other decoder reads"),
+    )
 
 
 def install_line(package: str, *, torch_version: str | None = None) -> str:
@@ -77,9 +78,22 @@ def install_line(package: str, *, torch_version: str | None = None) -> str:
         torch_version: such as ``2.9.0+cpu``; None looks up the installed one.
     """
     version = torch_version or _version("torch") or ""
-    _, _, build = version.partition("+")
+    release, _, build = version.partition("+")
     index = f" --index-url INDEX  # PyTorch's wheel index for {build}" if build else ""
-    return f"pip install --force-reinstall --no-deps {package}{index}"
+    return f"pip install --force-reinstall --no-deps {_pinned(package, release)}{index}"
+
+
+def _pinned(package: str, torch_release: str) -> str:
+    """A package with the version that was built for a PyTorch, where its number tells it."""
+    major, _, rest = torch_release.partition(".")
+    minor = rest.partition(".")[0]
+    if major != "2" or not minor.isdigit():
+        return package
+    if package == "torchvision":  # 0.15 came with 2.0, and both count on together
+        return f"{package}==0.{15 + int(minor)}.*"
+    if package == "torchaudio" and int(minor) <= _LAST_TORCHAUDIO:
+        return f"{package}==2.{minor}.*"
+    return package
 
 
 class _StandIn(ModuleType):
@@ -115,6 +129,16 @@ def _refuse(why: str) -> Callable[[object], Callable[..., NoReturn]]:
     return decorate
 
 
+def _import(module: str) -> ModuleType:
+    """Import a module whose binary may not load; then nothing of its package is left behind."""
+    with _lock:
+        try:
+            return importlib.import_module(module)
+        except _UNLOADABLE as error:
+            _forget(module.partition(".")[0])
+            raise ImportError(_one_line(error)) from error
+
+
 def _import_without_extension(error: BaseException) -> ModuleType:
     stand_in = _StandIn(error)
     _forget("torchaudio")
@@ -131,26 +155,20 @@ def _import_without_extension(error: BaseException) -> ModuleType:
     return torchaudio
 
 
-def _report_torchaudio() -> Backend:
-    version, line = _version("torchaudio"), install_line("torchaudio")
+def _report(package: str, open_door: Callable[[], ModuleType], use: str) -> Backend:
+    version, line = _version(package), install_line(package)
+    if importlib.util.find_spec(package) is None:
+        reason = f"not installed: optional, {use}"
+        return Backend(package, None, works=False, reason=reason, remedy=line)
     try:
-        extension = vars(import_torchaudio()).get("_extension")
+        extension = vars(open_door()).get("_extension")
     except ImportError as error:
-        return Backend("torchaudio", version, works=False, reason=_one_line(error), remedy=line)
+        reason = _mismatch(_one_line(error))
+        return Backend(package, version, works=False, reason=reason, remedy=line)
     if isinstance(extension, _StandIn):
         reason = f"{_mismatch(extension.why)}; its Python transforms work without it"
-        return Backend("torchaudio", version, works=True, reason=reason, remedy=line)
-    return Backend("torchaudio", version, works=True, reason="", remedy="")
-
-
-def _report_torchcodec() -> Backend:
-    version, line = _version("torchcodec"), install_line("torchcodec")
-    try:
-        import_torchcodec()
-    except ImportError as error:
-        reason = _mismatch(_one_line(error)) if version else "not installed"
-        return Backend("torchcodec", version, works=False, reason=reason, remedy=line)
-    return Backend("torchcodec", version, works=True, reason="", remedy="")
+        return Backend(package, version, works=True, reason=reason, remedy=line)
+    return Backend(package, version, works=True, reason="", remedy="")
 
 
 def _mismatch(why: str) -> str:

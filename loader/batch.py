@@ -17,7 +17,7 @@ class TransformError(Exception):
 
 
 class Rows:
-    """The arrays of one batch of ``size`` rows; every row is a blank until it is filled.
+    """The arrays of one batch of ``size`` rows; each is filled, once, or made a blank.
 
     Large arrays are leased from the pool, small ones made afresh, so that keeping the labels of
     an epoch does not keep its audio.
@@ -32,6 +32,7 @@ class Rows:
         if "midi" in recipe.fields:
             dtype = np.int64 if recipe.midi == "octuple" else np.float32
             self.midi = pool.lease((size, recipe.max_notes, recipe.note_width), dtype)
+            self.midi[:] = 0  # at once: most of it is padding
         if "labels" in recipe.fields:
             self.labels = np.empty((size, len(recipe.dimensions)), dtype=np.float32)
         self.audio_frames = np.zeros(size, dtype=np.int64)
@@ -65,10 +66,9 @@ class Rows:
         labels: NDArray[np.float32] | None,
         record: dict[str, Any] | None,
     ) -> None:
-        """Fill what is not audio; the rest of the MIDI is zeroed."""
+        """Fill what is not audio of a row that was not filled before."""
         if self.midi is not None and midi is not None:
             self.midi[row, : len(midi)] = midi
-            self.midi[row, len(midi) :] = 0
             self.midi_notes[row] = len(midi)
         if self.labels is not None:
             self.labels[row] = labels

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import DTypeLike, NDArray
 
 Block = NDArray[np.uint8]
@@ -19,8 +20,13 @@ class BufferPool:
     a tensor made of it. Who keeps every batch keeps correct data; the pool then grows.
     """
 
-    def __init__(self, keep: int) -> None:
-        """Make an empty pool that keeps up to ``keep`` free blocks, the last ones used."""
+    def __init__(self, keep: int, *, pinned: bool = False) -> None:
+        """Make an empty pool that keeps up to ``keep`` free blocks, the last ones used.
+
+        Args:
+            pinned: memory that a GPU can read by itself; it stays pinned while the pool has it.
+        """
+        self._pinned = pinned
         self._free: deque[Block] = deque(maxlen=keep)
         # A lease may end anywhere, also within ``lease`` when it triggers garbage collection, so
         # ending one takes no lock.
@@ -43,8 +49,12 @@ class BufferPool:
         """A free block that is large enough but not far too large, or a new one."""
         while self._returned:
             self._free.append(self._returned.popleft())
-        for number, block in enumerate(self._free):
+        for number in range(len(self._free) - 1, -1, -1):  # the last one is in the caches yet
+            block = self._free[number]
             if size <= len(block) <= size + size // 4:
                 del self._free[number]
                 return block
-        return np.empty(max(size, 1), dtype=np.uint8)
+        if not self._pinned:
+            return np.empty(max(size, 1), dtype=np.uint8)
+        pinned: Block = torch.empty(max(size, 1), dtype=torch.uint8, pin_memory=True).numpy()
+        return pinned

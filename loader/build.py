@@ -1,7 +1,6 @@
 """``make_pipeline``: from arguments, checked at the door, to a pipeline."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from loader.cache import ShardCache, default_folder, keep_manifests
+from loader.catalog import Catalog
 from loader.decoded import decoded_bytes, folder_suffix, worth_keeping
 from loader.example import Scratch, read_example
 from loader.foreign import count_samples
@@ -22,14 +22,13 @@ from loader.recipe import (
     FIELDS,
     AudioDtype,
     Crop,
-    Labels,
     MidiForm,
     Recipe,
     Transform,
     audio_extension,
     midi_extension,
 )
-from loader.relabel import read_labels
+from loader.relabel import LabelTable, read_labels
 from loader.settings import Settings
 from loader.source import Source, open_source, take_subset
 from loader.stats import Stats
@@ -87,12 +86,16 @@ def make_pipeline(
         shuffle: 0 keeps the stored order, N shuffles in windows of at least N samples of whole
             shards, "full" is one permutation of everything.
         seed: fixes the order, crops and transforms, together with the epoch.
-        num_workers: decoding threads; 0 decodes in the caller's; "auto" is one a core.
+        num_workers: decoding threads; 0 decodes in the caller's; "auto" begins with one a
+            core and settles on the number that gives most.
         prefetch: batches decoded ahead.
-        cache_dir: folder of the shard cache, on a local disk; None finds one.
+        cache_dir: folder of the shard cache, on a local disk; None finds one. It also keeps what is
+            slow to find out: manifests of more than 1,000 shards as they were parsed, and indexes
+            of tars that others wrote.
         cache_bytes: its limit; None is half of what is free.
         cache: "raw" keeps shards as they come, "decoded" also as int16 at ``sample_rate``, which
-            makes every epoch after the first as fast as memory; "off" reads local files in place.
+            makes every epoch after the first as fast as memory; "off" reads local files in place,
+            and leaves ``cache_dir`` alone.
         cache_mount: whether local paths go through the cache; None lets those on FUSE, NFS and
             the like, and reads others in place.
         storage_options: passed to fsspec.
@@ -125,7 +128,7 @@ def make_pipeline(
         drop_last=drop_last,
         shuffle=shuffle,
         seed=seed,
-        num_workers=len(os.sched_getaffinity(0)) if num_workers == "auto" else num_workers,
+        num_workers=num_workers,
         prefetch=prefetch,
         subset=subset,
         on_error=on_error,
@@ -153,7 +156,7 @@ def make_pipeline(
         sample_rate=sample_rate,
         clip_seconds=clip_seconds,
         crop=crop,
-        audio_dtype=audio_dtype,
+        audio_dtype=_dtype_in_memory(audio_dtype, settings.device, transform),
         midi=midi,
         max_notes=max_notes,
         seed=seed,
@@ -200,22 +203,21 @@ def _open(
     urls = list(shards) if isinstance(shards, Mapping) else [shards]
     if weights is not None and subset is not None:
         raise ValueError("subset and a mixture exclude each other: which part of which dataset?")
-    sources = [open_source(url, options) for url in urls]
-    everything = [shard for source in sources for shard in source.shards]
-    mounted = not all(read_in_place(everything, mount))
+    keep = None if in_place else folder
+    sources = [open_source(url, options, cache_dir=keep) for url in urls]
+    mounted = not read_in_place(Catalog.join([source.shards for source in sources]), mount).all()
     cached = not in_place and (mounted or decoded_rate is not None)
     cache = ShardCache(folder, limit_bytes) if cached else None
     stats = Stats()
     open_store = partial(_open_store, cache=cache, stats=stats, mount=mount)
-    indexes = None if in_place else folder
-    sources = [count_samples(source, indexes, open_store) for source in sources]
+    sources = [count_samples(source, keep, open_store) for source in sources]
     fingerprint = _fingerprint(sources)
     if subset is not None:
         sources = [take_subset(sources[0], subset)]
     if cache is not None:
         keep_manifests(cache, sources)
     decoded = _decoded_suffix(sources, cache, decoded_rate, mount)
-    store = ShardStore(sources, cache, stats, mount=mount, decoded=decoded)
+    store = ShardStore(sources, cache, stats, mount=mount, decoded=decoded, cache_dir=keep)
     return _Opened(sources, weights, fingerprint, store, stats, folder)
 
 
@@ -228,9 +230,8 @@ def _decoded_suffix(
     """Suffix of the cache's folders for decoded shards; empty where they are kept raw."""
     if cache is None or sample_rate is None:
         return ""
-    shards = [shard for source in sources for shard in source.shards]
-    in_place = read_in_place(shards, mount)
-    raw = sum(s.info.filesize or 0 for s, here in zip(shards, in_place, strict=True) if not here)
+    shards = Catalog.join([source.shards for source in sources])
+    raw = int(shards.sizes[~read_in_place(shards, mount)].sum())
     size = sum(decoded_bytes(source, sample_rate) for source in sources)
     return folder_suffix(sample_rate) if worth_keeping(size, cache, raw_bytes=raw) else ""
 
@@ -263,7 +264,7 @@ def _fingerprint(sources: Sequence[Source]) -> str:
     return sha256("".join(source.fingerprint for source in sources).encode()).hexdigest()
 
 
-def _contents(opened: _Opened, relabels: Mapping[str, Labels] | None) -> tuple[set[str], list[str]]:
+def _contents(opened: _Opened, relabels: LabelTable | None) -> tuple[set[str], list[str]]:
     """Fields that all datasets have, and the names of all labels, in order."""
     present = {"audio", "midi", "labels", "json"}
     names: dict[str, None] = {}
@@ -273,8 +274,8 @@ def _contents(opened: _Opened, relabels: Mapping[str, Labels] | None) -> tuple[s
         present &= fields | ({"labels"} if relabels else set())
         names |= dict.fromkeys(labels)
         first += len(source.shards)
-    for own in (relabels or {}).values():
-        names |= dict.fromkeys(own)
+    if relabels is not None:
+        names |= dict.fromkeys(relabels.label_names)
     return present, list(names)
 
 
@@ -318,6 +319,17 @@ def _dimensions(asked: Sequence[str] | None, names: Sequence[str]) -> tuple[str,
     if unknown := [name for name in asked if name not in names]:
         raise ValueError(f"the dataset has no label {unknown[0]!r}; it has {list(names)}")
     return tuple(asked)
+
+
+def _dtype_in_memory(
+    asked: AudioDtype, device: torch.device | None, transform: Transform | None
+) -> AudioDtype:
+    """16 bits for CUDA, which scales them itself: half the bytes over the bus.
+
+    A transform gets what was asked for.
+    """
+    on_cuda = device is not None and device.type == "cuda"
+    return "int16" if on_cuda and transform is None else asked
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:

@@ -133,7 +133,7 @@ class ShardCache:
             return
         relieve()  # or what was read would stay, and what is yet to be read would go
         for path, size in files:
-            if excess > 0 and _evict(path):
+            if excess > 0 and _evict(Path(path)):
                 excess -= size
         if excess > 0:
             log.warning(
@@ -151,9 +151,9 @@ def pin_if_cached(path: Path, *, stop: threading.Event) -> Pin | None:
 def keep_manifests(cache: ShardCache, sources: Sequence[Source]) -> None:
     """Put manifests into a cache, so that a dataset's folder there is a dataset itself."""
     for source in sources:
-        folders = dict.fromkeys(shard.folder for shard in source.shards if shard.folder_url)
-        for folder, manifest in zip(folders, source.manifests, strict=False):
-            cache.keep(f"{folder}/{NAME}", partial(dump_manifest, manifest))
+        for folder in source.shards.used_folders():
+            if folder.manifest is not None:
+                cache.keep(f"{folder.name}/{NAME}", partial(dump_manifest, folder.manifest))
 
 
 def default_folder(environ: dict[str, str] | None = None) -> Path:
@@ -176,20 +176,31 @@ def _default_limit(folder: Path) -> int:
     return max(min(used + disk.free // 2, used + disk.free - reserve), 1)
 
 
-def _files(folder: Path) -> list[tuple[Path, int]]:
+def _files(folder: Path) -> list[tuple[str, int]]:
     """Cached tars and parts of them with their bytes, the least recently used first.
 
     A part counts as what it will be. Locks, indexes and manifests are too small to count.
     """
     found = []
-    for path in [*folder.glob("*/*.tar"), *folder.glob("*/*.part")]:
+    for entry in _entries(folder):
+        if not entry.name.endswith((".tar", ".part")):
+            continue
         try:
-            status = path.stat()
+            status = entry.stat()
         except FileNotFoundError:  # evicted by another process just now
             continue
-        coming = int(path.name.split(".")[-2]) if path.suffix == ".part" else 0
-        found.append((status.st_mtime, path, max(status.st_size, coming)))
+        coming = int(entry.name.split(".")[-2]) if entry.name.endswith(".part") else 0
+        found.append((status.st_mtime, entry.path, max(status.st_size, coming)))
     return [(path, size) for _, path, size in sorted(found)]
+
+
+def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    """What lies in the folders of a cache."""
+    with os.scandir(folder) as homes:
+        for home in homes:
+            if home.is_dir():
+                with os.scandir(home) as entries:
+                    yield from entries
 
 
 def _pin(path: Path, stop: threading.Event) -> Pin | None:

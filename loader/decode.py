@@ -12,24 +12,19 @@ from loader.batch import Batch, Rows
 from loader.buffers import BufferPool
 from loader.example import Facts, SampleDecoder, Scratch
 from loader.known import KnownFacts
-from loader.mixture import Mixture
 from loader.order import Positions
 from loader.recipe import Recipe
+from loader.skipped import Skipped
 from loader.stats import Stats
+from loader.steps import Places
 from loader.store import ShardStore
 from shards.errors import DecodeError, ShardError
 from shards.reader import ShardReader
 
+# of each shard: row of the batch and row of the shard, in the order of storage
+ByShard = list[tuple[int, list[tuple[int, int]]]]
+
 _KNOWN_BYTES = 64 * 10**6
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A sample that could not be decoded."""
-
-    key: str
-    shard: str
-    reason: str
 
 
 @dataclass(slots=True)
@@ -39,21 +34,6 @@ class Decoded:
     batch: Batch
     samples: int
     skipped: list[Skipped] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the samples of one step lie: source, shard of the store, row of the shard."""
-
-    sources: Positions
-    shards: Positions
-    rows: Positions
-
-
-def find_places(store: ShardStore, mixture: Mixture, epoch: int, positions: Positions) -> Places:
-    """Where the samples at some positions of an epoch lie."""
-    sources, samples = mixture.samples(epoch, positions)
-    return Places(sources, *store.locate(sources, samples))
 
 
 class BatchDecoder:
@@ -68,6 +48,7 @@ class BatchDecoder:
         skip_errors: bool = False,
         with_source: bool = False,
         keep_buffers: int = 8,
+        pinned: bool = False,
     ) -> None:
         """Prepare decoding.
 
@@ -75,10 +56,11 @@ class BatchDecoder:
             skip_errors: an undecodable sample becomes a blank row instead of an error.
             with_source: batches tell the dataset of each sample, for mixtures.
             keep_buffers: free batch buffers to keep.
+            pinned: keep them where a GPU can read them.
         """
         self._store, self._recipe, self._stats = store, recipe, stats
         self._skip_errors, self._with_source = skip_errors, with_source
-        self._pool = BufferPool(2 * keep_buffers)  # audio and MIDI
+        self._pool = BufferPool(2 * keep_buffers, pinned=pinned)  # audio and MIDI
         self._known = KnownFacts(_KNOWN_BYTES if recipe.same_every_epoch else 0)
         self._extras: dict[str, NDArray[Any]] = {}
         self._local = threading.local()
@@ -92,9 +74,10 @@ class BatchDecoder:
         began = time.perf_counter()
         skipped: dict[int, Skipped] = {}
         decoder = SampleDecoder(self._recipe, self._scratch(), epoch=epoch)
-        facts = self._facts(places, decoder, skipped)
+        by_shard = _by_shard(places)
+        facts = self._facts(by_shard, decoder, skipped)
         rows = Rows(self._recipe, self._pool, size, frames=self._frames(facts))
-        self._fill(rows, places, facts, decoder, skipped)
+        self._fill(rows, by_shard, facts, decoder, skipped)
         for row in range(len(places.rows), size):
             rows.blank(row)
         for row, found in skipped.items():
@@ -109,11 +92,11 @@ class BatchDecoder:
         return decoded
 
     def _facts(
-        self, places: Places, decoder: SampleDecoder, skipped: dict[int, Skipped]
+        self, by_shard: ByShard, decoder: SampleDecoder, skipped: dict[int, Skipped]
     ) -> dict[int, Facts]:
         """What is known, or read now, of the sample of each row; none of a skipped one."""
         facts: dict[int, Facts] = {}
-        for number, rows in _by_shard(places):
+        for number, rows in by_shard:
             unknown = []
             for row, stored in rows:
                 if (found := self._known.find(number, stored)) is not None:
@@ -135,13 +118,13 @@ class BatchDecoder:
     def _fill(
         self,
         rows: Rows,
-        places: Places,
+        by_shard: ByShard,
         facts: dict[int, Facts],
         decoder: SampleDecoder,
         skipped: dict[int, Skipped],
     ) -> None:
         """Decode the audio of every row whose facts are there, and complete the row."""
-        for number, mine in _by_shard(places):
+        for number, mine in by_shard:
             with self._store.reader(number) as reader:
                 for row, stored in mine:
                     if row not in facts:
@@ -176,12 +159,12 @@ class BatchDecoder:
         """A blank row of each field that the transform adds to the dataset's first sample."""
         first = next(n for n, shard in enumerate(self._store.shards) if shard.rows)
         zero = np.zeros(1, dtype=np.int64)
-        places = Places(zero, zero + first, zero)
         skipped: dict[int, Skipped] = {}
         decoder = SampleDecoder(self._recipe, self._scratch(), epoch=epoch)
-        facts = self._facts(places, decoder, skipped)
+        by_shard = _by_shard(Places(zero, zero + first, zero))
+        facts = self._facts(by_shard, decoder, skipped)
         rows = Rows(self._recipe, self._pool, 1, frames=self._frames(facts))
-        self._fill(rows, places, facts, decoder, skipped)
+        self._fill(rows, by_shard, facts, decoder, skipped)
         return rows.extras
 
     def _scratch(self) -> Scratch:
@@ -197,8 +180,8 @@ class BatchDecoder:
         return sources
 
 
-def _by_shard(places: Places) -> list[tuple[int, list[tuple[int, int]]]]:
-    """Each shard with its (row of the batch, row of the shard), in the order of storage."""
+def _by_shard(places: Places) -> ByShard:
+    """Places in the order in which they are stored: fewer seeks, fewer open shards."""
     shards, stored = places.shards.tolist(), places.rows.tolist()
     groups: dict[int, list[tuple[int, int]]] = {}
     for row in sorted(range(len(shards)), key=lambda row: (shards[row], stored[row])):

@@ -46,9 +46,8 @@ def decoded_bytes(source: Source, sample_rate: int) -> int:
     seconds = sum(manifest.duration_s for manifest in source.manifests)
     samples = sum(manifest.samples for manifest in source.manifests)
     if not seconds or not samples:
-        size = sum(shard.info.filesize or 0 for shard in source.shards)
-        return round(size * sample_rate * _DECODED_PER_RAW)
-    share = sum(shard.info.nsamples for shard in source.shards) / samples
+        return round(int(source.shards.sizes.sum()) * sample_rate * _DECODED_PER_RAW)
+    share = int(source.shards.nsamples.sum()) / samples
     return round(2 * sample_rate * seconds * share)
 
 

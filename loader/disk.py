@@ -1,17 +1,21 @@
 """The disk that the cache lies on: files that appear whole, trouble with its remedy, speed."""
 
+import math
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from shards.errors import FetchError
 
 _PROBE_BYTES = 16 << 20
+_FIRST_BYTES = 4096
+_CHUNK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,19 @@ class DiskRate:
 
     write: float
     read: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRate:
+    """What reading a few files was like.
+
+    Attributes:
+        latency_s: to open a file and have its first bytes, the median.
+        bytes_per_s: of what follows in the same files; NaN where that is too little to tell.
+    """
+
+    latency_s: float
+    bytes_per_s: float
 
 
 def measure(folder: Path) -> DiskRate:
@@ -38,6 +55,41 @@ def measure(folder: Path) -> DiskRate:
         os.pread(file.fileno(), _PROBE_BYTES, 0)
         read = time.perf_counter()
     return DiskRate(_PROBE_BYTES / (written - began), _PROBE_BYTES / (read - written))
+
+
+def sample_reads(
+    files: Sequence[Path], *, limit_bytes: int = 8 << 20, limit_s: float = 3.0
+) -> ReadRate:
+    """Read files, at least one, past the page cache, up to a number of bytes and of seconds.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+    began = time.perf_counter()
+    latencies = [_open_s(files[0])]
+    for path in files[1:]:
+        if time.perf_counter() < began + limit_s / 2:
+            latencies.append(_open_s(path))
+    size, seconds = 0, 0.0
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            file.seek(_FIRST_BYTES)
+            start = time.perf_counter()
+            while size < limit_bytes and time.perf_counter() < began + limit_s:
+                if not (chunk := file.read(_CHUNK_BYTES)):
+                    break
+                size += len(chunk)
+            seconds += time.perf_counter() - start
+    return ReadRate(median(latencies), size / seconds if size >= _CHUNK_BYTES else math.nan)
+
+
+def _open_s(path: Path) -> float:
+    """Seconds to open a file and read its first bytes."""
+    began = time.perf_counter()
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.read(_FIRST_BYTES)
+    return time.perf_counter() - began
 
 
 def write_whole(path: Path, data: bytes) -> None:

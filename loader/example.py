@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loader.audio import decode_window, duration_s, npy_view
+from loader.audio import copy_samples, decode_window, duration_s, npy_view, require_length
 from loader.batch import Rows, TransformError
+from loader.mapped import MappedReader
 from loader.meta import Meta, parse_meta
 from loader.order import hash_key
 from loader.recipe import Recipe, audio_extension, is_audio, midi_extension
@@ -154,6 +155,11 @@ class SampleDecoder:
 
     def _audio(self, out: NDArray[Any], facts: Facts, reader: ShardReader, stored: int) -> int:
         """Decode the window into ``out``; how many of its frames are sound."""
+        if isinstance(reader, MappedReader) and (pcm := reader.pcm(stored)) is not None:
+            require_length(len(pcm), self._recipe.sample_rate, facts.audio_s)
+            count = copy_samples(pcm[facts.start :], out)
+            out[count:] = 0
+            return count
         members = {member.extension: member for member in reader.members(stored)}
         extension = audio_extension(members)
         if extension is None:

@@ -36,6 +36,11 @@ def file_system(path: Path, *, mountinfo: Path = MOUNTINFO) -> str:
     return kind
 
 
+def on_colab() -> bool:
+    """Whether this is a machine of Google Colab."""
+    return "COLAB_RELEASE_TAG" in os.environ or Path("/content/sample_data").is_dir()
+
+
 def is_local(path: Path, *, mountinfo: Path = MOUNTINFO) -> bool:
     """Whether a path lies on a disk of this machine: not on FUSE, NFS, CIFS, 9p, Lustre, ..."""
     return file_system(path, mountinfo=mountinfo) in _LOCAL

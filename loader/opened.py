@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from loader.cache import Pin
-from loader.source import Shard
+from loader.catalog import Shard
+from loader.mapped import MappedReader
 from shards.errors import FetchError, ShardError
 from shards.reader import ShardReader
 
@@ -57,7 +58,7 @@ def open_pinned(shard: Shard, pin: Pin, *, decoded: bool = False) -> Opened:
 
 def missing(shard: Shard) -> FetchError:
     """The error for a shard that is not there."""
-    named = "; its manifest names it: copy it there" if shard.folder_url else ""
+    named = "; its manifest names it: copy it there" if shard.home.url else ""
     return FetchError(f"{shard.url}: the shard is missing{named}")
 
 
@@ -76,7 +77,7 @@ def _cached_reader(shard: Shard, path: Path, *, decoded: bool) -> ShardReader:
 
 
 def _copy_reader(shard: Shard, path: Path) -> ShardReader:
-    return ShardReader(path, samples=shard.info.nsamples)
+    return MappedReader(path, samples=shard.info.nsamples)
 
 
 def _reader(shard: Shard, path: Path) -> ShardReader:
@@ -89,6 +90,6 @@ def _reader(shard: Shard, path: Path) -> ShardReader:
                 f"{path}: has {size} bytes, its manifest says {info.filesize}: truncated or of "
                 "another version. Find out with: python -m packer verify"
             )
-        return ShardReader(path, samples=info.nsamples if known else None, index=shard.index)
+        return ShardReader(path, samples=info.nsamples if known else None, index=shard.home.index)
     except FileNotFoundError:
         raise missing(shard) from None

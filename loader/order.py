@@ -140,15 +140,17 @@ def window_starts(ends: Positions, start: int, stop: int, shuffle: int) -> Posit
     first = int(np.searchsorted(ends, start, side="right"))
     last = int(np.searchsorted(ends, stop, side="left"))
     shard_ends = np.minimum(ends[first : last + 1], stop)
-    starts, shard, shards = [start], 0, 1
-    while shard < len(shard_ends):
-        enough = int(np.searchsorted(shard_ends, starts[-1] + shuffle, side="left")) + 1
-        shard = min(shard + shards, max(enough, shard + 1), len(shard_ends))
-        starts.append(int(shard_ends[shard - 1]))
-        shards *= 2
+    borders = np.concatenate([[start], shard_ends])
+    enough = (np.searchsorted(shard_ends, borders + shuffle, side="left") + 1).tolist()
+    taken, shards = [0], 1  # borders by number, and how many shards the next window may have
+    while taken[-1] < len(shard_ends):
+        last = taken[-1]
+        taken.append(min(last + shards, max(enough[last], last + 1), len(shard_ends)))
+        shards = min(2 * shards, len(shard_ends))
+    starts: Positions = borders[taken]
     if len(starts) > 2 and starts[-1] - starts[-2] < shuffle:
-        del starts[-2]
-    return np.array(starts, dtype=np.int64)
+        starts = np.delete(starts, -2)
+    return starts.astype(np.int64)
 
 
 def permutation(size: int, *key: int) -> Positions:

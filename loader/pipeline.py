@@ -1,36 +1,37 @@
 """The pipeline: batches in order, epoch after epoch, decoded ahead by threads."""
 
-import json
 import os
 import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from loader.ahead import ReadAhead
 from loader.batch import Batch
-from loader.decode import BatchDecoder, Decoded, Places, find_places
+from loader.decode import BatchDecoder
 from loader.decoded import DecodedKeeper
+from loader.device import Mover, Sent, make_mover
 from loader.find import KeyFinder
+from loader.machine import usable_cores
 from loader.mixture import Mixture
 from loader.order import Order
 from loader.recipe import Recipe
 from loader.settings import Settings
+from loader.settle import Settling
+from loader.skipped import SkipLog, Skipped
 from loader.source import Source
 from loader.state import State, resume_from
 from loader.stats import Stats
+from loader.steps import Places, Steps
 from loader.store import ShardStore
 from loader.threads import Threads
-from loader.world import World, find_world, step_count, step_positions
-from shards.errors import DecodeError
-from shards.pcm import INT16_SCALE
+from loader.world import World, find_world, process_group, step_count
 
 _AHEAD_BYTES = 2 * 10**9
 
@@ -68,20 +69,28 @@ class Pipeline(IterableDataset[Batch]):
         self._recipe, self._settings, self._stats = recipe, settings, stats
         self._fingerprint, self._error_log = fingerprint, error_log
         self._weights = None if weights is None else tuple(weights)
+        auto = settings.num_workers == "auto"
+        self._settling = Settling(usable_cores()) if auto else None
+        most = self._settling.most if self._settling else int(settings.num_workers)
         self._decoder = BatchDecoder(
             store,
             recipe,
             stats,
             skip_errors=settings.on_error == "skip",
             with_source=weights is not None,
-            keep_buffers=settings.prefetch + settings.num_workers + 2,
+            keep_buffers=settings.prefetch + most + 2,
+            pinned=settings.device is not None and settings.device.type == "cuda",
         )
         self._world: World | None = None
         self._mixture: Mixture | None = None
         self._next = (0, 0)  # epoch and position of the next iter()
         self._at = (0, 0)  # what was delivered
         self._iterator: _Epoch | None = None
-        self._threads = Threads(settings.num_workers)
+        self._threads = Threads(most)
+        if self._settling is not None:
+            self._threads.limit(self._settling.number)
+        self._fetched_bytes = 0
+        self._mover: Mover | None = None
         self._process = os.getpid()
         self._finalizer = weakref.finalize(self, _release, store, self._threads)
 
@@ -125,8 +134,9 @@ class Pipeline(IterableDataset[Batch]):
         if source is None and self._weights is not None:
             raise KeyError(f"{name!r}: a mixture is asked by (source, key)")
         places = KeyFinder(self._sources, self._store).find(name, source or 0)
+        mover = self._find_mover()
         decoded = self._decoder(places, epoch=self._at[0], size=1)
-        batch = _to_device(decoded.batch, self._settings.device)
+        batch = mover.receive(mover.send(decoded.batch))
         return {field: value[0] for field, value in batch.items()}
 
     def set_epoch(self, epoch: int) -> None:
@@ -163,10 +173,10 @@ class Pipeline(IterableDataset[Batch]):
         """Counts and times since the pipeline was made.
 
         ``samples``, ``batches``, ``samples_per_s``, ``wait_s`` (the consumer's waiting),
-        ``fetched_bytes``, ``cache_hits``, ``skipped``, ``notes_left_out``, and ``time_s`` by
-        stage, summed over threads.
+        ``fetched_bytes``, ``cache_hits``, ``skipped``, ``notes_left_out``, ``num_workers`` (the
+        threads that decode now) and ``time_s`` by stage, summed over threads.
         """
-        return self._stats.snapshot()
+        return self._stats.snapshot() | {"num_workers": self._threads.active_limit}
 
     def close(self) -> None:
         """End iteration, threads and open files. A closed pipeline cannot be used again."""
@@ -193,7 +203,7 @@ class Pipeline(IterableDataset[Batch]):
 
     def _find_world(self) -> World:
         """This process's rank, looked up once; a process group must agree with it ever after."""
-        group = _process_group()
+        group = process_group()
         settings = self._settings
         if self._world is None:
             self._world = find_world(settings.rank, settings.world_size, group=group)
@@ -203,6 +213,23 @@ class Pipeline(IterableDataset[Batch]):
                 f"process group now says {group}: initialise it before the first len() or iter()"
             )
         return self._world
+
+    def _find_mover(self) -> Mover:
+        """The way to the device, which is looked up at the first batch."""
+        if self._mover is None:
+            self._mover = make_mover(self._settings.device)
+        return self._mover
+
+    def _settle(self, seconds: float, waited_s: float) -> None:
+        """Let a batch that was delivered have its say in the number of threads."""
+        if self._settling is None or self._settling.settled:
+            return
+        fetched = self._stats.fetched_bytes
+        self._settling.observe(
+            seconds=seconds, waited_s=waited_s, fetching=fetched != self._fetched_bytes
+        )
+        self._fetched_bytes = fetched
+        self._threads.limit(self._settling.number)
 
     def _mix(self) -> Mixture:
         if self._mixture is None:
@@ -244,20 +271,42 @@ class Pipeline(IterableDataset[Batch]):
             self._iterator = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A batch on its way to the device: how many samples it holds, and which were skipped."""
+
+    sent: Sent
+    samples: int
+    skipped: list[Skipped]
+
+
 class _Epoch(Iterator[Batch]):
     """One pass, or the rest of one: ``prefetch`` batches under way, delivered in order."""
 
     def __init__(self, pipe: Pipeline, epoch: int, position: int) -> None:
         self._pipe, self._epoch = pipe, epoch
-        self._world, self._mixture = pipe._find_world(), pipe._mix()
-        self._step_size = pipe._settings.batch_size * self._world.size
-        self._submitted = position
-        self._steps = pipe._steps(position)
-        self._pending: deque[tuple[Future[Decoded], int]] = deque()
-        self._allowed_skips = pipe._settings.max_error_rate * len(self._mixture)
-        self._skipped = 0
+        world, mixture, settings = pipe._find_world(), pipe._mix(), pipe._settings
+        self._steps = Steps(
+            pipe._store,
+            mixture,
+            world,
+            epoch=epoch,
+            position=position,
+            batch_size=settings.batch_size,
+            steps=pipe._steps(position),
+        )
+        self._skip_log = SkipLog(
+            pipe._error_log,
+            world,
+            epoch=epoch,
+            samples=len(mixture),
+            max_error_rate=settings.max_error_rate,
+        )
+        self._pending: deque[tuple[Future[_Ready], int]] = deque()
+        self._mover = pipe._find_mover()
+        self._delivered = 0.0
         self._ended = self._closed = False
-        self._ahead = self._pipe._threads.ahead = self._read_ahead(position)
+        self._ahead = self._pipe._threads.ahead = self._read_ahead(world, mixture, position)
 
     @property
     def ended(self) -> bool:
@@ -266,22 +315,26 @@ class _Epoch(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         self._pipe._require_usable()
-        if self._ended or not (self._closed or self._pending or self._steps):
+        if self._ended or not (self._closed or self._pending or self._steps.left):
             self._ended = True
             raise StopIteration
         if self._closed:
             raise RuntimeError("this iterator was ended by a newer one, or its pipeline closed")
         began = time.perf_counter()
         try:
-            decoded, position = self._take()
-            self._note_skipped(decoded)
-            batch = _to_device(decoded.batch, self._pipe._settings.device)
+            ready, position = self._take()
+            self._pipe._stats.count("skipped", len(ready.skipped))
+            self._skip_log.add(ready.skipped)
+            batch = self._mover.receive(ready.sent)
         except BaseException:
             self.close()
             self._ended = True
             raise
-        self._pipe._stats.delivered(decoded.samples, time.perf_counter() - began)
-        last = not self._pending and not self._steps
+        now = time.perf_counter()
+        self._pipe._stats.delivered(ready.samples, now - began)
+        self._pipe._settle(now - (self._delivered or began), now - began)
+        self._delivered = now
+        last = not self._pending and not self._steps.left
         self._pipe._at = (self._epoch + 1, 0) if last else (self._epoch, position)
         return batch
 
@@ -294,70 +347,44 @@ class _Epoch(Iterator[Batch]):
         if self._ahead is not None:
             self._ahead.stop()
 
-    def _take(self) -> tuple[Decoded, int]:
-        """The next batch, and the position after it; ``prefetch`` others are on their way then."""
-        settings = self._pipe._settings
-        if not settings.num_workers:
-            return self._decode(self._places()), self._submitted
-        while self._steps and len(self._pending) <= settings.prefetch:
-            future = self._pipe._threads.submit(self._decode, self._places())
-            self._pending.append((future, self._submitted))
+    def _take(self) -> tuple[_Ready, int]:
+        """The next batch, and the position after it; others are on their way then."""
+        threads, steps = self._pipe._threads, self._steps
+        if not threads.active_limit:
+            return self._prepare(self._next_places()), steps.position
+        ahead = max(self._pipe._settings.prefetch, threads.active_limit)
+        while steps.left and len(self._pending) <= ahead:
+            future = threads.submit(self._prepare, self._next_places())
+            self._pending.append((future, steps.position))
         future, position = self._pending.popleft()
         return future.result(), position
 
-    def _places(self) -> Places:
-        """Where the samples of the next step lie."""
-        positions = step_positions(
-            self._submitted,
-            len(self._mixture),
-            batch_size=self._pipe._settings.batch_size,
-            world=self._world,
-            streams=self._mixture.streams,
-        )
-        self._submitted += self._step_size
-        self._steps -= 1
+    def _next_places(self) -> Places:
+        places = next(self._steps)
         if self._ahead is not None:
-            self._ahead.reached(self._submitted)
-        return find_places(self._pipe._store, self._mixture, self._epoch, positions)
+            self._ahead.reached(self._steps.position)
+        return places
 
-    def _decode(self, places: Places) -> Decoded:
-        return self._pipe._decoder(places, epoch=self._epoch, size=self._pipe._settings.batch_size)
+    def _prepare(self, places: Places) -> _Ready:
+        """Decode a batch and send it on its way to the device."""
+        size = self._pipe._settings.batch_size
+        decoded = self._pipe._decoder(places, epoch=self._epoch, size=size)
+        return _Ready(self._mover.send(decoded.batch), decoded.samples, decoded.skipped)
 
-    def _note_skipped(self, decoded: Decoded) -> None:
-        """Count and list what was skipped; too much is an error."""
-        if not decoded.skipped:
-            return
-        pipe, self._skipped = self._pipe, self._skipped + len(decoded.skipped)
-        pipe._stats.count("skipped", len(decoded.skipped))
-        pipe._error_log.parent.mkdir(parents=True, exist_ok=True)
-        rank = f"-rank{self._world.rank}" if self._world.size > 1 else ""
-        path = pipe._error_log.with_stem(pipe._error_log.stem + rank)
-        with path.open("a", encoding="utf-8") as file:
-            for skipped in decoded.skipped:
-                file.write(json.dumps(asdict(skipped) | {"epoch": self._epoch}) + "\n")
-        if self._skipped * self._world.size > self._allowed_skips:
-            raise DecodeError(
-                f"{self._skipped} samples could not be decoded, more than "
-                f"max_error_rate={pipe._settings.max_error_rate} of the epoch; the last: "
-                f"{decoded.skipped[-1].reason}. All are listed in {path}"
-            )
-
-    def _read_ahead(self, position: int) -> ReadAhead | None:
-        pipe = self._pipe
-        if not pipe._store.fetches:
+    def _read_ahead(self, world: World, mixture: Mixture, position: int) -> ReadAhead | None:
+        store = self._pipe._store
+        if not store.fetches:
             return None
-        mixture = pipe._make_mixture(self._mixture.streams)
-        alone = self._world.nodes == mixture.streams
-        sample_bytes = max(1, pipe._store.mean_sample_bytes)
-        ahead_bytes = min(_AHEAD_BYTES, pipe._store.cache_bytes // 4)
-        horizon = int(ahead_bytes / sample_bytes) * (mixture.streams if alone else 1)
+        alone = world.nodes == mixture.streams
+        ahead_bytes = min(_AHEAD_BYTES, store.cache_bytes // 4)
+        samples = int(ahead_bytes / max(1, store.mean_sample_bytes))
         return ReadAhead(
-            pipe._store,
-            mixture,
+            store,
+            self._pipe._make_mixture(mixture.streams),
             epoch=self._epoch,
             start=position,
-            stream=self._world.rank // self._world.local_size if alone else None,
-            horizon=horizon,
+            stream=world.rank // world.local_size if alone else None,
+            horizon=samples * (mixture.streams if alone else 1),
         )
 
 
@@ -369,24 +396,3 @@ def _release(store: ShardStore, threads: Threads) -> None:
     store.stop()
     threads.stop()
     store.close()
-
-
-def _process_group() -> tuple[int, int] | None:
-    """Rank and size of torch.distributed's process group, where there is one."""
-    distributed = torch.distributed
-    if not distributed.is_available() or not distributed.is_initialized():
-        return None
-    return distributed.get_rank(), distributed.get_world_size()
-
-
-def _to_device(batch: Batch, device: torch.device | None) -> Batch:
-    """The batch with its tensors on a device, audio as float32 in [-1, 1]."""
-    if device is None:
-        return batch
-    moved = {
-        name: value.to(device) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
-    if "audio" in moved and moved["audio"].dtype == torch.int16:
-        moved["audio"] = moved["audio"].float() / INT16_SCALE
-    return moved

@@ -2,14 +2,66 @@
 
 import json
 import math
+from array import array
+from collections.abc import Iterator, Mapping
+from io import BytesIO
 from typing import Any
 
 from loader.recipe import Labels
 from loader.transfer import read_url
 from shards.errors import AnnotationError
 
+_NUMBERS = {int, float}  # and no bool
 
-def read_labels(url: str, options: dict[str, Any] | None = None) -> dict[str, Labels]:
+
+class LabelTable(Mapping[str, Labels]):
+    """Labels by key, as one array of numbers: a dict a key would take ten times the memory."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, int] = {}
+        self._names: dict[tuple[str, ...], tuple[str, ...]] = {}  # each layout once
+        self._layouts: list[tuple[str, ...]] = []
+        self._starts = array("q")
+        self._values = array("d")  # NaN is null
+
+    def add(self, key: str, own: dict[str, Any]) -> None:
+        """Add the labels of a key.
+
+        Raises:
+            ValueError: if there are some already, or one is neither a finite number nor null.
+        """
+        if key in self._rows:
+            raise ValueError(f"key {key!r} came on an earlier line")
+        values = list(own.values())
+        # a sum that is finite spares looking at each
+        if not (set(map(type, values)) <= _NUMBERS and math.isfinite(sum(values))):
+            values = [_number(name, value) for name, value in own.items()]
+        self._rows[key] = len(self._rows)
+        names = tuple(own)
+        self._layouts.append(self._names.setdefault(names, names))
+        self._starts.append(len(self._values))
+        self._values.extend(values)
+
+    @property
+    def label_names(self) -> list[str]:
+        """All names, in order of their first appearance."""
+        return list(dict.fromkeys(name for names in self._names for name in names))
+
+    def __getitem__(self, key: str) -> Labels:
+        row = self._rows[key]
+        names, start = self._layouts[row], self._starts[row]
+        values = self._values[start : start + len(names)]
+        pairs = zip(names, values, strict=True)
+        return {name: None if math.isnan(value) else value for name, value in pairs}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def read_labels(url: str, options: dict[str, Any] | None = None) -> LabelTable:
     """Labels by key.
 
     Raises:
@@ -17,29 +69,29 @@ def read_labels(url: str, options: dict[str, Any] | None = None) -> dict[str, La
             label that is neither a finite number nor null, or a key that came before.
         FileNotFoundError: if there is no such file.
     """
-    labels: dict[str, Labels] = {}
-    for line, text in enumerate(read_url(url, options).decode().splitlines(), 1):
-        if not text.strip():
-            continue
+    table = LabelTable()
+    for line, text in enumerate(BytesIO(read_url(url, options)), 1):
         try:
-            key, own = _parse(text)
-        except ValueError as error:
+            if text := text.strip():
+                table.add(*_parse(text.decode()))
+        except (ValueError, OverflowError, RecursionError) as error:
             raise AnnotationError(f"{url}:{line}: {error}") from error
-        if key in labels:
-            raise AnnotationError(f"{url}:{line}: key {key!r} came on an earlier line")
-        labels[key] = own
-    return labels
+    return table
 
 
-def _parse(text: str) -> tuple[str, Labels]:
+def _parse(text: str) -> tuple[str, dict[str, Any]]:
     record = json.loads(text)
     if not isinstance(record, dict) or not isinstance(record.get("key"), str):
         raise ValueError("an object with a key and labels is expected")
     own = record.get("labels")
     if not isinstance(own, dict):
         raise ValueError(f"labels must be an object of numbers, got {own!r}")
-    for name, value in own.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and math.isfinite(value)):
-            raise ValueError(f"label {name!r} must be a finite number or null, got {value!r}")
     return record["key"], own
+
+
+def _number(name: str, value: Any) -> float:
+    if value is None:
+        return math.nan
+    if type(value) not in _NUMBERS or not math.isfinite(value):
+        raise ValueError(f"label {name!r} must be a finite number or null, got {value!r}")
+    return float(value)

@@ -17,7 +17,7 @@ class Settings:
     drop_last: bool = True
     shuffle: Shuffle = 1000
     seed: int = 0
-    num_workers: int = 4
+    num_workers: int | Literal["auto"] = 4
     prefetch: int = 4
     subset: int | None = None
     on_error: Literal["raise", "skip"] = "raise"
@@ -27,8 +27,10 @@ class Settings:
     device: torch.device | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("batch_size", 1), ("num_workers", 0), ("prefetch", 1), ("seed", 0)):
+        for name, low in (("batch_size", 1), ("prefetch", 1), ("seed", 0)):
             self._whole(name, low)
+        if self.num_workers != "auto":
+            self._whole("num_workers", 0, ' or "auto"')
         if self.shuffle != "full":
             self._whole("shuffle", 0, ' or "full"')
         if self.subset is not None:

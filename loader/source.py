@@ -10,42 +10,16 @@ from typing import Any
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
+from loader.catalog import Catalog, Folder
 from loader.order import Positions
-from loader.transfer import open_url, read_url, retry
-from shards import manifest as manifests
+from loader.parsed import read_manifest, version_of
+from loader.transfer import open_url, retry
 from shards.errors import FetchError, ManifestError
-from shards.manifest import Manifest, ShardInfo, load_manifest
+from shards.manifest import NAME, Manifest, ShardInfo, ShardTable
 
 Options = dict[str, Any] | None
 
-# names that file systems have for what changes with a file's content
-_VERSION = {"mtime", "etag", "last-modified", "lastmodified", "last_modified", "modified"}
-_VERSION |= {"updated", "generation", "md5hash", "content-md5", "blob_id", "sha"}
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One tar to read.
-
-    Attributes:
-        url: where it is; ``local`` is its path where that is this machine's file system.
-        rows: how many of its samples belong to the dataset, the first ones.
-        info: what the manifest says of it; ``nsamples`` is -1 until a foreign tar is indexed.
-        folder: name of its folder in the cache.
-        folder_url: its dataset's folder, where ``keys.bin`` is; empty for tars without a manifest.
-        number: which shard of that dataset it is.
-        index: where offsets of a tar without a manifest are kept, if they are.
-    """
-
-    url: str
-    local: Path | None
-    rows: int
-    info: ShardInfo
-    folder: str
-    folder_url: str = ""
-    number: int = 0
-    index: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +29,27 @@ class Source:
     Attributes:
         name: the URL it was asked for by, for messages.
         shards: in stored order.
-        manifests: of the folders it is made of; none for tars that somebody else wrote.
         options: passed to fsspec.
     """
 
     name: str
-    shards: tuple[Shard, ...]
-    manifests: tuple[Manifest, ...] = ()
+    shards: Catalog
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """Of the folders it is made of; none for tars that somebody else wrote."""
+        return [f.manifest for f in self.shards.folders if f.manifest is not None]
 
     @property
     def fingerprint(self) -> str:
         """Identity of the content, wherever it lies; see ``shards.manifest.fingerprint``."""
-        return manifests.fingerprint(tuple(shard.info for shard in self.shards))
+        return self.shards.fingerprint
 
     @property
     def rows(self) -> Positions:
         """(S,) samples of each shard."""
-        return np.array([shard.rows for shard in self.shards], dtype=np.int64)
+        return self.shards.rows
 
     @property
     def is_foreign(self) -> bool:
@@ -84,13 +61,19 @@ class Source:
         return tuple(dict.fromkeys(name for m in self.manifests for name in m.labels))
 
 
-def open_source(shards: str | Path | Sequence[str | Path], options: Options = None) -> Source:
+def open_source(
+    shards: str | Path | Sequence[str | Path],
+    options: Options = None,
+    *,
+    cache_dir: Path | None = None,
+) -> Source:
     """The dataset at one URL, or several end to end.
 
     Args:
         shards: URL of a folder with a manifest, of a manifest, or of tars (a glob or
             ``{000000..000099}``), or a list of these.
         options: passed to fsspec.
+        cache_dir: where large manifests are kept as they were parsed, if anywhere.
 
     Raises:
         ManifestError: if a manifest is missing or damaged.
@@ -99,13 +82,8 @@ def open_source(shards: str | Path | Sequence[str | Path], options: Options = No
     urls = [shards] if isinstance(shards, str | Path) else list(shards)
     if not urls:
         raise ValueError("shards is an empty list: name at least one dataset")
-    parts = [_open_one(str(url), options) for url in urls]
-    return Source(
-        name=", ".join(str(url) for url in urls),
-        shards=tuple(shard for part in parts for shard in part.shards),
-        manifests=tuple(manifest for part in parts for manifest in part.manifests),
-        options=options or {},
-    )
+    folders = [folder for url in urls for folder in _folders(str(url), options, cache_dir)]
+    return Source(", ".join(map(str, urls)), Catalog.of(folders), options or {})
 
 
 def is_local_system(fs: Any) -> bool:
@@ -121,58 +99,44 @@ def take_subset(source: Source, samples: int) -> Source:
     Raises:
         ValueError: unless ``samples`` lies between 1 and the size of the dataset.
     """
-    total = int(source.rows.sum())
+    rows, total = source.rows, int(source.rows.sum())
     if not 1 <= samples <= total:
         raise ValueError(f"subset must be between 1 and the {total} samples, got {samples}")
-    names = [shard.url.rpartition("/")[2] for shard in source.shards]
-    ranked = sorted(range(len(names)), key=lambda i: (sha256(names[i].encode()).digest(), i))
-    taken: dict[int, int] = {}
-    for number in ranked:
-        taken[number] = min(source.shards[number].rows, samples)
-        samples -= taken[number]
-        if samples == 0:
-            break
-    kept = tuple(replace(source.shards[i], rows=taken[i]) for i in sorted(taken))
-    return replace(source, shards=kept)
+    hashes = [sha256(name.encode()).digest() for name in source.shards.names]
+    ranked = np.array(sorted(range(len(hashes)), key=lambda i: (hashes[i], i)))
+    before = np.cumsum(rows[ranked]) - rows[ranked]
+    ranked = ranked[before < samples]
+    taken = np.minimum(rows[ranked], samples - before[before < samples])
+    order = np.argsort(ranked)
+    return replace(source, shards=source.shards.take(ranked[order], taken[order]))
 
 
-def _open_one(url: str, options: Options) -> Source:
+def _folders(url: str, options: Options, cache_dir: Path | None) -> list[Folder]:
     if url.endswith(".json"):
-        return _from_manifest(url.rpartition("/")[0] or ".", url, options)
+        return [_with_manifest(url.rpartition("/")[0] or ".", url, options, cache_dir)]
     if url.endswith(".tar") or any(character in url for character in "*{"):
-        return _from_tars(url, _expand(url, options), options)
-    manifest_url = f"{url.rstrip('/')}/{manifests.NAME}"
+        return [_tar(tar, options) for tar in _expand(url, options)]
+    manifest_url = f"{url.rstrip('/')}/{NAME}"
     try:
-        return _from_manifest(url, manifest_url, options)
+        return [_with_manifest(url, manifest_url, options, cache_dir)]
     except FileNotFoundError:
         return _without_manifest(url, options)
 
 
-def _from_manifest(folder: str, url: str, options: Options) -> Source:
-    try:
-        manifest = load_manifest(read_url(url, options), name=url)
-    except IsADirectoryError as error:
-        raise ManifestError(f"{url}: is a folder") from error
-    identity = manifests.fingerprint(manifest.shards)
-    cache_folder = re.sub(r"[^A-Za-z0-9_-]", "-", manifest.name)[:40] + "-" + identity[:12]
+def _with_manifest(folder: str, url: str, options: Options, cache_dir: Path | None) -> Folder:
+    parsed = read_manifest(url, options, cache_dir)
     fs, path = open_url(folder, options)
-    base = folder.rstrip("/")
-    shards = tuple(
-        Shard(
-            url=f"{base}/{info.url}",
-            local=Path(path) / info.url if is_local_system(fs) else None,
-            rows=info.nsamples,
-            info=info,
-            folder=cache_folder,
-            folder_url=base,
-            number=number,
-        )
-        for number, info in enumerate(manifest.shards)
+    return Folder(
+        name=_cache_name(parsed.manifest.name, parsed.fingerprint),
+        prefix=folder.rstrip("/") + "/",
+        local=Path(path) if is_local_system(fs) else None,
+        infos=ShardTable.of(parsed.manifest.shards),
+        fingerprint=parsed.fingerprint,
+        manifest=parsed.manifest,
     )
-    return Source(folder, shards, (manifest,), options or {})
 
 
-def _without_manifest(url: str, options: Options) -> Source:
+def _without_manifest(url: str, options: Options) -> list[Folder]:
     """The tars of a folder that has no manifest."""
     fs, path = open_url(url, options)
     try:
@@ -187,16 +151,12 @@ def _without_manifest(url: str, options: Options) -> Source:
             if splits
             else ("make one with: python -m packer build")
         )
-        raise ManifestError(f"{url}: neither {manifests.NAME} nor tars are in it; {hint}")
-    return _from_tars(url, [fs.unstrip_protocol(tar) for tar in tars], options)
+        raise ManifestError(f"{url}: neither {NAME} nor tars are in it; {hint}")
+    return [_tar(fs.unstrip_protocol(tar), options) for tar in tars]
 
 
-def _from_tars(name: str, urls: list[str], options: Options) -> Source:
-    """Tars that somebody else wrote: their samples are counted when they are indexed."""
-    return Source(name, tuple(_foreign_shard(url, options) for url in urls), (), options or {})
-
-
-def _foreign_shard(url: str, options: Options) -> Shard:
+def _tar(url: str, options: Options) -> Folder:
+    """A tar that somebody else wrote: its samples are counted when it is indexed."""
     fs, path = open_url(url, options)
     try:
         about = retry(lambda: fs.info(path), url)
@@ -205,20 +165,19 @@ def _foreign_shard(url: str, options: Options) -> Shard:
     if about["type"] == "directory":
         raise FetchError(f"{url}: is a folder, not a tar")
     name = url.rpartition("/")[2]
-    version = _version(about) or {"ukey": fs.ukey(path)}
+    version = version_of(about) or {"ukey": fs.ukey(path)}
     identity = sha256(repr([str(fs.unstrip_protocol(path)), about["size"], version]).encode())
-    folder = (
-        re.sub(r"[^A-Za-z0-9_-]", "-", name.removesuffix(".tar"))[:40]
-        + "-"
-        + identity.hexdigest()[:12]
+    return Folder(
+        name=_cache_name(name.removesuffix(".tar"), identity.hexdigest()),
+        prefix=url.removesuffix(name),
+        local=Path(path).parent if is_local_system(fs) else None,
+        infos=ShardTable.of([ShardInfo(name, -1, about["size"])]),
     )
-    local = Path(path) if is_local_system(fs) else None
-    return Shard(url, local, -1, ShardInfo(name, -1, about["size"]), folder)
 
 
-def _version(about: Mapping[str, Any]) -> dict[str, str]:
-    """What a file system knows of a file's version, and not of links to it or readers of it."""
-    return {name: str(about[name]) for name in sorted(about) if name.lower() in _VERSION}
+def _cache_name(name: str, identity: str) -> str:
+    """Of a folder in the cache: told apart by people and by programs."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", name)[:40] + "-" + identity[:12]
 
 
 def _expand(url: str, options: Options) -> list[str]:

@@ -54,14 +54,15 @@ def stage(
         ValueError: if the shards need more room than the cache may have.
         DataError: if the dataset cannot be read.
     """
-    source, cache = open_source(url, storage_options), ShardCache(cache_dir, cache_bytes)
+    cache = ShardCache(cache_dir, cache_bytes)
+    source = open_source(url, storage_options, cache_dir=cache.folder)
     stats = Stats()
     keep_manifests(cache, [source])
     _keep_keys(cache, source)
     if subset is not None:
         source = count_samples(source, cache.folder, partial(_open_store, cache=cache, stats=stats))
         source = take_subset(source, subset)
-    size = sum(shard.info.filesize or 0 for shard in source.shards)
+    size = int(source.shards.sizes.sum())
     if size > cache.limit_bytes:
         raise ValueError(
             f"{url}: its shards have {size / 1e9:.1f} GB, the cache may have "
@@ -72,8 +73,8 @@ def stage(
         _fetch_all(store, stats, size, progress=progress)
     finally:
         store.close()
-    datasets = (shard.folder for shard in source.shards if shard.folder_url)
-    folders = dict.fromkeys(cache.folder / folder for folder in datasets)
+    datasets = (folder for folder in source.shards.used_folders() if folder.manifest)
+    folders = dict.fromkeys(cache.folder / folder.name for folder in datasets)
     fetched = int(stats.snapshot()["fetched_bytes"])
     return Staged(tuple(folders), len(source.shards), size, fetched)
 
@@ -84,10 +85,11 @@ def _open_store(source: Source, *, cache: ShardCache, stats: Stats) -> ShardStor
 
 def _keep_keys(cache: ShardCache, source: Source) -> None:
     """Put key indexes into the cache; tars that others made may have none."""
-    for folder, url in {s.folder: s.folder_url for s in source.shards if s.folder_url}.items():
-        with suppress(FileNotFoundError):
-            index = partial(read_url, f"{url}/keys.bin", dict(source.options))
-            cache.keep(f"{folder}/keys.bin", index)
+    for folder in source.shards.used_folders():
+        if folder.url:
+            with suppress(FileNotFoundError):
+                index = partial(read_url, f"{folder.url}/keys.bin", dict(source.options))
+                cache.keep(f"{folder.name}/keys.bin", index)
 
 
 def _fetch_all(store: ShardStore, stats: Stats, size: int, *, progress: bool) -> None:
@@ -100,7 +102,7 @@ def _fetch_all(store: ShardStore, stats: Stats, size: int, *, progress: bool) ->
 
     def fetch(number: int) -> None:
         store.ensure(number)
-        done.append(store.shards[number].info.filesize or 0)
+        done.append(int(store.shards.sizes[number]))
 
     def show() -> None:
         while not finished.wait(_REFRESH_S):

@@ -36,6 +36,11 @@ class Stats:
             with self._lock:
                 self._counts[name] += amount
 
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes that came over the link so far."""
+        return self._counts["fetched_bytes"]
+
     def fetched(self, name: str) -> None:
         """A file was put into the cache: opening it will be no hit."""
         with self._lock:

@@ -6,16 +6,20 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache as memoize
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loader.cache import Pin, ShardCache, pin_if_cached
+from loader.catalog import Catalog, Folder
 from loader.mounts import is_local
 from loader.opened import Opened, missing, open_in_place, open_pinned
 from loader.order import Positions
-from loader.source import Shard, Source
+from loader.source import Source
 from loader.stats import Stats
 from loader.transfer import StoppedError, read_url, transfer
 from shards.errors import FetchError, ShardError
@@ -43,6 +47,7 @@ class ShardStore:
         *,
         mount: bool | None = None,
         decoded: str = "",
+        cache_dir: Path | None = None,
     ) -> None:
         """Open nothing yet.
 
@@ -51,17 +56,20 @@ class ShardStore:
             mount: whether local paths go through the cache; None tells by file system.
             decoded: suffix of the cache's folders with decoded shards, which are then preferred;
                 the numbers of shards that were opened raw are put into ``undecoded``.
+            cache_dir: where small files about shards are kept, also of those read in place.
         """
         self.undecoded: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.cache_dir = cache_dir
         self._decoded = decoded
-        self.shards = [shard for source in sources for shard in source.shards]
+        self.shards = Catalog.join([source.shards for source in sources])
         self._firsts = _first_samples(sources)
         self._first_shards = np.cumsum([0, *(len(source.shards) for source in sources)])
-        self._options = [dict(source.options) for source in sources for _ in source.shards]
+        self._options = [dict(source.options) for source in sources]
         self._cache, self._stats = cache, stats
         self._in_place = read_in_place(self.shards, mount)
         if cache is None:
-            self._in_place = [_must_be_local(shard) for shard in self.shards]
+            _require_local(self.shards)
+            self._in_place[:] = True
         self._open: OrderedDict[int, Opened] = OrderedDict()
         self._lock = threading.Condition()
         self._opening: set[int] = set()
@@ -72,7 +80,7 @@ class ShardStore:
     @property
     def fetches(self) -> bool:
         """Whether any shard goes through the cache."""
-        return not all(self._in_place)
+        return not self._in_place.all()
 
     def locate(self, sources: Positions, samples: Positions) -> tuple[Positions, Positions]:
         """Shard of this store and row in it, of sample numbers within their sources."""
@@ -123,11 +131,11 @@ class ShardStore:
 
     def _raw_name(self, number: int) -> str:
         shard = self.shards[number]
-        return f"{shard.folder}/{_file_name(shard)}"
+        return f"{shard.folder}/{shard.name}"
 
     def _decoded_name(self, number: int) -> str:
         shard = self.shards[number]
-        return f"{shard.folder}{self._decoded}/{_file_name(shard)}"
+        return f"{shard.folder}{self._decoded}/{shard.name}"
 
     def ensure(self, number: int) -> None:
         """Fetch a shard into the cache, unless it is there or needs no fetching; for read-ahead.
@@ -148,13 +156,17 @@ class ShardStore:
     @property
     def mean_sample_bytes(self) -> float:
         """Bytes that a sample takes in its shard, on average."""
-        total = sum(shard.info.filesize or 0 for shard in self.shards)
-        return total / max(1, sum(shard.info.nsamples for shard in self.shards))
+        return int(self.shards.sizes.sum()) / max(1, int(self.shards.nsamples.sum()))
 
     @property
     def cache_bytes(self) -> int:
         """Limit of the cache; 0 without one."""
         return 0 if self._cache is None else self._cache.limit_bytes
+
+    def pause(self, seconds: float) -> None:
+        """Wait; raise StoppedError once the store is closed."""
+        if self._stop.wait(seconds):
+            raise StoppedError
 
     def stop(self) -> None:
         """End fetches at their next chunk, and every wait."""
@@ -252,7 +264,7 @@ class ShardStore:
             pin, there = self._cache.acquire(
                 name,
                 lambda path: self._transfer(number, path),
-                need_bytes=self.shards[number].info.filesize or 0,
+                need_bytes=int(self.shards.sizes[number]),
                 stop=self._stop,
                 relieve=self._close_unused,
             )
@@ -269,11 +281,11 @@ class ShardStore:
                 transfer(
                     shard.url,
                     path,
-                    storage_options=self._options[number],
+                    storage_options=self._options_of(number),
                     size=shard.info.filesize,
                     sha256=shard.info.sha256,
                     gate=lambda count: self._gate(number, count),
-                    pause=self._pause,
+                    pause=self.pause,
                 )
             except FileNotFoundError:
                 raise missing(shard) from None
@@ -281,8 +293,8 @@ class ShardStore:
     def _fetch_index(self, number: int) -> None:
         """Keep the index of a shard, if it has one; a tar without is scanned when it is opened."""
         assert self._cache is not None
-        url, options = f"{self.shards[number].url}.idx", self._options[number]
-        read = partial(read_url, url, options, attempts=_INDEX_ATTEMPTS, pause=self._pause)
+        url, options = f"{self.shards[number].url}.idx", self._options_of(number)
+        read = partial(read_url, url, options, attempts=_INDEX_ATTEMPTS, pause=self.pause)
         try:
             self._cache.keep(f"{self._raw_name(number)}.idx", read)
         except FileNotFoundError:
@@ -290,9 +302,8 @@ class ShardStore:
         except FetchError as error:
             log.info("%s; the tar is scanned", error)
 
-    def _pause(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
-            raise StoppedError
+    def _options_of(self, number: int) -> dict[str, Any]:
+        return self._options[int(np.searchsorted(self._first_shards, number, side="right")) - 1]
 
     def _gate(self, number: int, count: int) -> None:
         """Let a transfer go on once no reader waits for another one that is under way."""
@@ -346,24 +357,38 @@ class ShardStore:
                 self._open.pop(number).close()
 
 
-def _file_name(shard: Shard) -> str:
-    """Of a shard within its folder in the cache."""
-    return shard.info.url.replace("/", "-")
-
-
 def _first_samples(sources: Sequence[Source]) -> list[Positions]:
     """For each source, the number of the first sample of each of its shards, and their sum."""
     return [np.concatenate([[0], np.cumsum(source.rows)]) for source in sources]
 
 
-def read_in_place(shards: Sequence[Shard], mount: bool | None) -> list[bool]:
-    """Which shards need no cache: files of this machine, on a disk unless ``mount`` decides."""
-    folders = {shard.local.parent for shard in shards if shard.local is not None}
-    local = {folder: is_local(folder) if mount is None else not mount for folder in folders}
-    return [shard.local is not None and local[shard.local.parent] for shard in shards]
+def read_in_place(shards: Catalog, mount: bool | None) -> NDArray[np.bool_]:
+    """(S,) which need no cache: files of this machine, on a disk unless ``mount`` decides."""
+
+    @memoize
+    def is_here(folder: Path) -> bool:
+        return is_local(folder) if mount is None else not mount
+
+    runs = [_in_place(folder, shards.numbers[run], is_here) for folder, run in shards.runs()]
+    return np.concatenate(runs or [np.empty(0, np.bool_)])
 
 
-def _must_be_local(shard: Shard) -> bool:
-    if shard.local is None:
-        raise ValueError(f'{shard.url}: cache="off" reads files of this machine only')
-    return True
+def _in_place(
+    folder: Folder, numbers: Positions, is_here: Callable[[Path], bool]
+) -> NDArray[np.bool_]:
+    """Which of a folder's shards lie where ``is_here`` holds; folders below it may be mounts."""
+    if folder.local is None:
+        return np.zeros(len(numbers), np.bool_)
+    urls = folder.infos.urls
+    if not np.any(urls.text == ord("/")):
+        return np.full(len(numbers), is_here(folder.local))
+    below = [urls[number].rpartition("/")[0] for number in numbers.tolist()]
+    here = {name: is_here(folder.local / name) for name in set(below)}
+    return np.array([here[name] for name in below], np.bool_)
+
+
+def _require_local(shards: Catalog) -> None:
+    for folder, run in shards.runs():
+        if folder.local is None and run.stop > run.start:
+            url = shards[run.start].url
+            raise ValueError(f'{url}: cache="off" reads files of this machine only')

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from loader.order import Positions
 
@@ -65,6 +66,14 @@ def find_world(
         nodes = int(environ.get("SLURM_STEP_NUM_NODES") or environ.get("SLURM_NNODES") or 1)
         return World(rank, size, size // nodes if size % nodes == 0 else size)
     return World()
+
+
+def process_group() -> tuple[int, int] | None:
+    """Rank and size of torch.distributed's process group, where there is one."""
+    distributed = torch.distributed
+    if not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return distributed.get_rank(), distributed.get_world_size()
 
 
 def _from(environ: Mapping[str, str], rank: str, size: str) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 import numpy as np
+from numpy.typing import NDArray
 
 RECORD = np.dtype([("hash", "<u8"), ("shard", "<u4"), ("row", "<u4")])
 _RECORD_BYTES = RECORD.itemsize
@@ -16,12 +17,9 @@ def key_hash(key: str) -> int:
 
 def keys_bytes(shards: Iterable[Iterable[str]]) -> bytes:
     """``keys.bin`` of a dataset whose shards hold these keys: records sorted by hash."""
-    rows = [
-        (key_hash(key), shard, row)
-        for shard, keys in enumerate(shards)
-        for row, key in enumerate(keys)
-    ]
-    return np.sort(np.array(rows, dtype=RECORD), order=["hash", "shard", "row"]).tobytes()
+    parts = [np.empty(0, RECORD), *(_records(shard, keys) for shard, keys in enumerate(shards))]
+    table = np.concatenate(parts)
+    return table[np.argsort(table["hash"], kind="stable")].tobytes()
 
 
 def find_key(
@@ -42,3 +40,11 @@ def find_key(
     page = np.frombuffer(read_at(low * _RECORD_BYTES, (high - low) * _RECORD_BYTES), dtype=RECORD)
     matches = page[page["hash"] == np.uint64(wanted)]
     return [(int(match["shard"]), int(match["row"])) for match in matches]
+
+
+def _records(shard: int, keys: Iterable[str]) -> NDArray[np.void]:
+    """(N,) of ``RECORD``: the keys of one shard, in stored order."""
+    hashes = np.array([key_hash(key) for key in keys], dtype=np.uint64)
+    records = np.empty(len(hashes), RECORD)
+    records["hash"], records["shard"], records["row"] = hashes, shard, np.arange(len(hashes))
+    return records

@@ -2,11 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.columns import Strings
 from shards.errors import ManifestError
 
 NAME = "manifest.json"
@@ -25,6 +29,85 @@ class ShardInfo:
     sha256: str | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardTable(Sequence[ShardInfo]):
+    """What a manifest says of its shards, by columns; it is made into objects on demand.
+
+    Attributes:
+        urls: of S shards.
+        nsamples: (S,) int64.
+        filesize: (S,) int64 bytes, -1 where not known.
+        sha256: of S shards, empty where not known.
+        hashed: (S,) bool, whether it is known.
+    """
+
+    urls: Strings
+    nsamples: NDArray[np.int64]
+    filesize: NDArray[np.int64]
+    sha256: Strings
+    hashed: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if the columns are no columns of one table."""
+        columns = (self.urls, self.nsamples, self.filesize, self.sha256, self.hashed)
+        if len({len(column) for column in columns}) != 1:
+            raise ValueError(f"columns of {[len(column) for column in columns]} rows")
+        numbers = (self.nsamples, self.filesize, self.hashed)
+        if [array.dtype for array in numbers] != [np.int64, np.int64, np.bool_]:
+            raise ValueError(f"columns of {[str(array.dtype) for array in numbers]}")
+
+    @classmethod
+    def of(cls, shards: Sequence[ShardInfo]) -> "ShardTable":
+        """The table of some shards; OverflowError if a number needs more than 64 bits."""
+        if isinstance(shards, ShardTable):
+            return shards
+        sizes = [-1 if shard.filesize is None else shard.filesize for shard in shards]
+        return cls(
+            urls=Strings.of(shard.url for shard in shards),
+            nsamples=np.array([shard.nsamples for shard in shards], dtype=np.int64),
+            filesize=np.array(sizes, dtype=np.int64),
+            sha256=Strings.of(shard.sha256 or "" for shard in shards),
+            hashed=np.array([shard.sha256 is not None for shard in shards], dtype=np.bool_),
+        )
+
+    @property
+    def known_bytes(self) -> NDArray[np.int64]:
+        """(S,) size of each shard, 0 where it is not known."""
+        return np.maximum(self.filesize, 0)
+
+    def __len__(self) -> int:
+        return len(self.nsamples)
+
+    @overload
+    def __getitem__(self, index: int) -> ShardInfo: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ShardInfo, ...]: ...
+    def __getitem__(self, index: int | slice) -> ShardInfo | tuple[ShardInfo, ...]:
+        places = range(len(self))[index]
+        return self._row(places) if isinstance(places, int) else tuple(map(self._row, places))
+
+    def __iter__(self) -> Iterator[ShardInfo]:
+        numbers = zip(self.nsamples.tolist(), self.filesize.tolist(), strict=True)
+        hashes = zip(self.sha256, self.hashed.tolist(), strict=True)
+        for url, (count, size), (digest, known) in zip(self.urls, numbers, hashes, strict=True):
+            yield ShardInfo(url, count, None if size < 0 else size, digest if known else None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def _row(self, number: int) -> ShardInfo:
+        size = int(self.filesize[number])
+        return ShardInfo(
+            self.urls[number],
+            int(self.nsamples[number]),
+            None if size < 0 else size,
+            self.sha256[number] if self.hashed[number] else None,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class LabelStats:
     """Population statistics of one label over the samples that have it."""
@@ -41,6 +124,7 @@ class Manifest:
     """A dataset: its shards in order, and what packing knows of it.
 
     Attributes:
+        shards: a ``ShardTable`` where it was parsed.
         fields: extension of each modality, such as ``{"audio": "flac", "midi": "mid"}``; empty
             when the shards are somebody else's.
         labels: statistics by label name, in label order.
@@ -49,7 +133,7 @@ class Manifest:
     """
 
     name: str
-    shards: tuple[ShardInfo, ...]
+    shards: Sequence[ShardInfo]
     description: str = ""
     fields: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, LabelStats] = field(default_factory=dict)
@@ -59,11 +143,11 @@ class Manifest:
 
     @property
     def samples(self) -> int:
-        return sum(shard.nsamples for shard in self.shards)
+        return int(ShardTable.of(self.shards).nsamples.sum())
 
     @property
     def bytes(self) -> int:
-        return sum(shard.filesize or 0 for shard in self.shards)
+        return int(ShardTable.of(self.shards).known_bytes.sum())
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
@@ -97,7 +181,7 @@ def load_manifest(data: bytes, *, name: str) -> Manifest:
     """
     document = _parse(data, name)
     try:
-        shards = tuple(_shard(entry) for entry in document["shardlist"])
+        shards = ShardTable.of([_shard(entry) for entry in document["shardlist"]])
         labels = {label: LabelStats(**stats) for label, stats in document.get("labels", {}).items()}
         manifest = Manifest(
             name=str(document.get("name", "")),
@@ -111,12 +195,12 @@ def load_manifest(data: bytes, *, name: str) -> Manifest:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ManifestError(f"{name}: damaged: {type(error).__name__}: {error}") from error
-    for shard in shards:
-        _require_inside(shard.url, name)
+    for url in shards.urls:
+        _require_inside(url, name)
     return manifest
 
 
-def fingerprint(shards: tuple[ShardInfo, ...]) -> str:
+def fingerprint(shards: Iterable[ShardInfo]) -> str:
     """SHA-256 over each shard's base name, sample count and hash (or size), in order.
 
     It says whether two datasets are the same wherever they lie: the URL has no part in it.

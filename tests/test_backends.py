@@ -38,6 +38,14 @@ backend = report()[0]
 assert backend.works and "does not load beside PyTorch" in backend.reason, backend
 assert backend.remedy.startswith("pip install"), backend
 """
+UNLOADED = """
+import sys
+from loader.backends import report
+vision = {backend.name: backend for backend in report()}["torchvision"]
+assert not vision.works and "torchvision::nms" in vision.reason, vision
+assert vision.remedy.startswith("pip install"), vision
+assert not [name for name in sys.modules if name.partition(".")[0] == "torchvision"]
+"""
 CLOSED = """
 import loader, trainer.module
 from loader.backends import import_torchaudio, report
@@ -90,6 +98,16 @@ def test_a_missing_torchaudio_is_an_import_error_with_the_remedy(tmp_path: Path)
     run("import sys; sys.modules['torchaudio'] = None\n" + CLOSED, tmp_path)
 
 
+def test_a_torchvision_without_its_operators_is_told_and_leaves_nothing_behind(tmp_path: Path):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision/ops.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    (tmp_path / "torchvision/extension.py").touch()
+    (tmp_path / "torchvision/__init__.py").write_text("from torchvision import extension, ops")
+    run(UNLOADED, tmp_path)
+
+
 def test_the_installed_torchaudio_computes_whatever_it_was_built_for():
     if find_spec("torchaudio") is None:
         pytest.skip("torchaudio is not installed")
@@ -100,13 +118,22 @@ def test_the_installed_torchaudio_computes_whatever_it_was_built_for():
 
 def test_the_report_names_every_backend_and_mends_what_does_not_work():
     backends = report()
-    assert [b.name for b in backends] == ["torchaudio", "torchcodec"]
+    assert [b.name for b in backends] == ["torchaudio", "torchvision", "torchcodec"]
     assert all(isinstance(b, Backend) and (b.works or (b.reason and b.remedy)) for b in backends)
 
 
 @pytest.mark.parametrize(
-    ("version", "index"),
-    [("2.9.0+cpu", " for cpu"), ("2.9.0+cu126", " for cu126"), ("2.9.0", "torchaudio")],
+    ("version", "package", "end"),
+    [
+        ("2.9.0+cpu", "torchaudio", " for cpu"),
+        ("2.9.0+cu126", "torchaudio", " for cu126"),
+        ("2.9.0", "torchaudio", " torchaudio==2.9.*"),
+        ("2.13.1", "torchaudio", " torchaudio"),  # its versions ended with 2.11
+        ("2.9.0", "torchvision", " torchvision==0.24.*"),
+        ("2.13.1", "torchvision", " torchvision==0.28.*"),
+        ("2.9.0", "torchcodec", " torchcodec"),
+        ("3.0.0", "torchvision", " torchvision"),
+    ],
 )
-def test_the_install_line_fits_the_installed_torch(version: str, index: str):
-    assert install_line("torchaudio", torch_version=version).endswith(index)
+def test_the_install_line_fits_the_installed_torch(version: str, package: str, end: str):
+    assert install_line(package, torch_version=version).endswith(end)

@@ -450,6 +450,25 @@ def test_a_key_is_found_after_errors_of_the_network(dataset, tmp_path):
         assert pipe[key]["__key__"] == key
 
 
+def test_closing_ends_the_wait_of_a_look_up(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "FIRST_PAUSE_S", 600.0)
+    FaultFileSystem.failing["keys.bin"] = 10**6
+    pipe, ended = make_pipeline(remote(dataset), cache_dir=tmp_path / "cache", **SMALL), []
+
+    def look_up() -> None:
+        with pytest.raises(transfer.StoppedError):
+            pipe["any"]
+        ended.append(True)
+
+    thread = threading.Thread(target=look_up, daemon=True)
+    thread.start()
+    while thread.is_alive() and "keys.bin" not in FaultFileSystem.asked:
+        time.sleep(0.01)
+    pipe.close()
+    thread.join(30)
+    assert ended
+
+
 def test_a_disk_is_measured_and_small_files_are_whole(tmp_path):
     rate = measure(tmp_path)
     assert min(rate.write, rate.read) > 0

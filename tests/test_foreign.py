@@ -205,6 +205,93 @@ def test_tars_are_scanned_on_first_contact_only(folder, tmp_path, scanned, mount
     assert not scanned
 
 
+def indexes_of_keys(cache: Path) -> list[Path]:
+    return sorted((cache / "keys").glob("*"))
+
+
+@pytest.mark.parametrize("mount", [False, True])
+def test_keys_are_indexed_when_first_asked(folder, tmp_path, monkeypatch, mount):
+    """From then on a look-up opens the tar that has the key, and no other."""
+    opened: list[str] = []
+    init = reader.ShardReader.__init__
+
+    def noted(self, path, **options):
+        opened.append(path.name)
+        init(self, path, **options)
+
+    options = {**SMALL, "cache_dir": tmp_path / "cache", "cache_mount": mount}
+    with make_pipeline(str(folder), **options) as pipe:
+        assert not indexes_of_keys(tmp_path / "cache")
+        assert pipe["009"]["__key__"] == "009"
+    (index,) = indexes_of_keys(tmp_path / "cache")
+    monkeypatch.setattr(reader.ShardReader, "__init__", noted)
+    with make_pipeline(f"{folder}/*.tar", **options) as pipe:
+        opened.clear()  # one was opened to see what is in the samples
+        assert pipe["011"]["labels"].tolist() == [11]
+        with pytest.raises(KeyError, match="nothing"):
+            pipe["nothing"]
+    assert opened == ["part-02.tar"]
+    assert indexes_of_keys(tmp_path / "cache") == [index]
+
+
+def test_a_subset_and_a_changed_tar_have_an_index_of_their_own(folder, tmp_path):
+    options = {**SMALL, "cache_dir": tmp_path / "cache"}
+    with make_pipeline(str(folder), **options) as pipe:
+        assert pipe["011"]["__key__"] == "011"
+    with make_pipeline(str(folder), subset=6, **options) as pipe:
+        found = {key for key in (f"{number:03d}" for number in range(12)) if has(pipe, key)}
+        assert len(found) == 6
+        assert found >= set(keys_of(pipe))
+    write_tar(folder / "part-01.tar", samples(range(20, 24)))
+    with make_pipeline(str(folder), **options) as pipe:
+        assert pipe["022"]["__key__"] == "022"
+        assert not has(pipe, "005")
+    assert len(indexes_of_keys(tmp_path / "cache")) == 3
+
+
+def has(pipe, key: str) -> bool:
+    try:
+        return pipe[key]["__key__"] == key
+    except KeyError:
+        return False
+
+
+def test_a_torn_index_of_keys_is_made_anew(folder, tmp_path):
+    options = {**SMALL, "cache_dir": tmp_path / "cache"}
+    with make_pipeline(str(folder), **options) as pipe:
+        assert has(pipe, "003")
+        (index,) = indexes_of_keys(tmp_path / "cache")
+        good = index.read_bytes()
+        for damaged in (good[:-16], b""):
+            index.write_bytes(damaged)
+            assert has(pipe, "003")
+            assert index.read_bytes() == good
+
+
+def test_tars_are_indexed_behind_a_dataset_that_has_its_keys(dataset, folder, tmp_path):
+    options = {**SMALL, "fields": ("audio",), "cache_dir": tmp_path / "cache"}
+    with make_pipeline(dataset, **options) as pipe:
+        key = next(iter(pipe))["__key__"][0]
+    with make_pipeline([dataset, folder], **options) as pipe:
+        assert has(pipe, key)
+        assert not indexes_of_keys(tmp_path / "cache")
+        assert has(pipe, "007")
+    assert len(indexes_of_keys(tmp_path / "cache")) == 1
+
+
+def test_tars_with_a_manifest_and_no_keys_are_indexed_beside_those_without(folder, tmp_path):
+    (tmp_path / "wids").mkdir()
+    (folder / "part-01.tar").rename(tmp_path / "wids" / "part-01.tar")
+    shards = [{"url": "part-01.tar", "nsamples": 4}]
+    (tmp_path / "wids" / "index.json").write_text(
+        json.dumps({"wids_version": 1, "shardlist": shards})
+    )
+    urls = [str(folder), f"{tmp_path}/wids/index.json"]
+    with make_pipeline(urls, cache_dir=tmp_path / "cache", **SMALL) as pipe:
+        assert all(has(pipe, f"{number:03d}") for number in range(12))
+    assert len(indexes_of_keys(tmp_path / "cache")) == 1
+
+
 def test_an_index_outlives_the_cached_tar(folder, tmp_path):
     options = {**SMALL, "cache_dir": tmp_path / "cache", "cache_mount": True}
     with make_pipeline(str(folder), **options) as pipe:
@@ -233,6 +320,7 @@ def test_a_damaged_index_is_made_anew(folder, tmp_path, scanned):
 def test_reading_without_a_cache_leaves_nothing_behind(folder, tmp_path):
     with make_pipeline(str(folder), cache="off", cache_dir=tmp_path / "cache", **SMALL) as pipe:
         assert len(keys_of(pipe)) == 12
+        assert has(pipe, "011")
     assert not (tmp_path / "cache").exists()
 
 
@@ -240,6 +328,7 @@ def test_a_cache_that_cannot_be_written_is_no_hindrance_in_place(folder, tmp_pat
     (tmp_path / "cache").touch()
     with make_pipeline(str(folder), cache_dir=tmp_path / "cache", **SMALL) as pipe:
         assert len(keys_of(pipe)) == 12
+        assert has(pipe, "011")
     assert "cannot be kept" in caplog.text
 
 

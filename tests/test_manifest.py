@@ -3,14 +3,19 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from shards.columns import Strings
 from shards.errors import ManifestError
 from shards.manifest import (
     FORMAT_VERSION,
     LabelStats,
     Manifest,
     ShardInfo,
+    ShardTable,
     dump_manifest,
     fingerprint,
     load_manifest,
@@ -184,6 +189,46 @@ def test_a_shard_elsewhere_is_refused(url):
     """A manifest read off the network must not make a reader open other places, or a shell."""
     with pytest.raises(ManifestError, match="outside the dataset's folder"):
         load(document(shardlist=[{"url": url, "nsamples": 1}]))
+
+
+# --- the table of shards
+
+COUNTS = st.integers(0, 2**63 - 1)
+TEXT = st.text(st.characters())  # with lone surrogates, as JSON may have them
+INFOS = st.lists(st.builds(ShardInfo, TEXT, COUNTS, st.none() | COUNTS, st.none() | TEXT))
+
+
+@settings(deadline=None, max_examples=60)  # on a shared machine
+@given(INFOS)
+def test_a_table_is_the_shards_that_it_was_made_of(infos):
+    table = ShardTable.of(infos)
+    assert list(table) == infos
+    assert table == tuple(infos)
+    assert [table[number] for number in range(len(infos))] == infos
+    assert [table[number] for number in range(-len(infos), 0)] == infos
+    assert table[1::2] == tuple(infos[1::2])
+    assert fingerprint(table) == fingerprint(infos)
+    assert ShardTable.of(table) is table
+
+
+def test_a_table_is_told_from_others_and_ends():
+    table = ShardTable.of(SHARDS)
+    for other in (SHARDS[:1], (SHARDS[0], replace(SHARDS[1], sha256=None)), "x"):
+        assert table != other
+    for number in (2, -3):
+        with pytest.raises(IndexError):
+            table[number]
+
+
+def test_numbers_beyond_64_bits_are_refused():
+    with pytest.raises(ManifestError, match="damaged"):
+        load(document(shardlist=[{"url": "a.tar", "nsamples": 2**63}]))
+
+
+@pytest.mark.parametrize("ends", [[3, 1, 4], [1, 2, 3], [1, 2, 5], [-1, 2, 4], []])
+def test_strings_that_do_not_fit_their_text_are_refused(ends):
+    with pytest.raises(ValueError, match="strings end at"):
+        Strings(np.frombuffer(b"text", np.uint8), np.array(ends, np.int64))
 
 
 # --- the fingerprint

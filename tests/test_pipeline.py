@@ -720,13 +720,13 @@ def test_an_error_of_a_transform_names_the_sample(dataset):
 
 
 def test_a_batch_that_does_not_arrive_is_not_counted(dataset, monkeypatch):
-    from loader import pipeline
+    from loader.device import Stay
 
     with open_pipe(dataset, fields=("labels",)) as pipe:
         batches = iter(pipe)
         next(batches)
         state = pipe.state_dict()
-        monkeypatch.setattr(pipeline, "_to_device", lambda batch, device: 1 / 0)
+        monkeypatch.setattr(Stay, "receive", lambda self, sent: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             next(batches)
         assert pipe.state_dict() == state

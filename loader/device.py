@@ -1,0 +1,102 @@
+"""Moves batches to where they are used; to a GPU beside its computing, as 16-bit audio."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from loader.batch import Batch
+from shards.pcm import INT16_SCALE
+
+
+@dataclass(slots=True)
+class Sent:
+    """A batch on its way: ``event`` is recorded behind its copies, None where there are none."""
+
+    batch: Batch
+    event: Any = None
+
+
+class Mover(Protocol):
+    """Takes a batch from memory to a device."""
+
+    def send(self, batch: Batch) -> Sent:
+        """Begin; called in the thread that decoded the batch."""
+
+    def receive(self, sent: Sent) -> Batch:
+        """The batch, ready for what the caller's thread computes next."""
+
+
+def make_mover(device: torch.device | None) -> Mover:
+    """The way to a device; None leaves batches in memory."""
+    if device is None:
+        return Stay()
+    return CudaMover(device) if device.type == "cuda" else PlainMover(device)
+
+
+class Stay:
+    """Leaves batches where they are, as they are."""
+
+    def send(self, batch: Batch) -> Sent:
+        return Sent(batch)
+
+    def receive(self, sent: Sent) -> Batch:
+        return sent.batch
+
+
+class PlainMover:
+    """Copies batches to a device, audio as float32 in [-1, 1]."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def send(self, batch: Batch) -> Sent:
+        return Sent(_scaled(_moved(batch, self._device)))
+
+    def receive(self, sent: Sent) -> Batch:
+        return sent.batch
+
+
+class CudaMover:
+    """Copies batches out of pinned memory on a stream of its own, and scales them there.
+
+    A batch in memory is let go, and its buffers with it, only once its copy is done: the GPU
+    reads them by itself.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Make the stream; a device without a number is the current one."""
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._copying: deque[tuple[Any, Batch]] = deque()
+
+    def send(self, batch: Batch) -> Sent:
+        with torch.cuda.stream(self._stream):
+            sent = Sent(_scaled(_moved(batch, self._stream.device)), torch.cuda.Event())  # type: ignore[no-untyped-call]
+            sent.event.record(self._stream)
+        self._copying.append((sent.event, batch))
+        return sent
+
+    def receive(self, sent: Sent) -> Batch:
+        current = torch.cuda.current_stream(self._stream.device)
+        current.wait_event(sent.event)
+        for value in sent.batch.values():
+            if isinstance(value, torch.Tensor):
+                value.record_stream(current)  # its memory was taken on the side stream
+        while self._copying and self._copying[0][0].query():
+            self._copying.popleft()
+        return sent.batch
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def _scaled(batch: Batch) -> Batch:
+    """The batch with audio as float32 in [-1, 1]."""
+    if "audio" in batch and batch["audio"].dtype == torch.int16:
+        batch["audio"] = batch["audio"].float().mul_(1 / INT16_SCALE)
+    return batch

@@ -1,0 +1,56 @@
+"""loader.relabel: ratings by key come back as they were given, and a wrong line is named."""
+
+import json
+
+import pytest
+
+from loader.relabel import read_labels
+from shards.errors import AnnotationError
+
+
+def write(path, *records: object) -> str:
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_labels_come_back(tmp_path):
+    given = {
+        "a": {"x": 0.1, "y": -3},
+        "b": {},
+        "line\u2028separator": {"y": None, "new": 1e308, "more": 1e308},
+        "c": {"x": 5.0, "y": None},
+    }
+    records = [{"key": key, "labels": own, "note": "kept out"} for key, own in given.items()]
+    labels = read_labels(write(tmp_path / "l.jsonl", *records))
+    assert dict(labels) == given
+    assert labels.get("d", {}) == {}
+    assert labels.label_names == ["x", "y", "new", "more"]
+
+
+GOOD = {"key": "a", "labels": {"x": 1}}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{", "Expecting"),
+        (b"[]", "an object with a key"),
+        (b"[" * 100_000, "recursion"),
+        (b'{"key": 1, "labels": {}}', "an object with a key"),
+        (b'{"key": "b"}', "labels must be"),
+        (b'{"key": "b", "labels": [1]}', "labels must be"),
+        (b'{"key": "b", "labels": {"x": true}}', "'x' must be a finite"),
+        (b'{"key": "b", "labels": {"x": "1"}}', "'x' must be a finite"),
+        (b'{"key": "b", "labels": {"y": 1, "x": NaN}}', "'x' must be a finite"),
+        (b'{"key": "b", "labels": {"x": 1e999, "y": null}}', "'x' must be a finite"),
+        (b'{"key": "b", "labels": {"x": 1' + b"0" * 400 + b"}}", "too large"),
+        (b'{"key": "a", "labels": {}}', "'a' came on an earlier line"),
+        (b'{"key": "\xff", "labels": {}}', "utf-8"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, line, reason):
+    path = tmp_path / "l.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode() + b"\n\n" + line + b"\n")
+    with pytest.raises(AnnotationError, match=rf"l\.jsonl:3: .*{reason}"):
+        read_labels(str(path))
