@@ -16,6 +16,7 @@ from loader.catalog import Catalog
 from loader.decoded import decoded_bytes, folder_suffix, worth_keeping
 from loader.example import Scratch, read_example
 from loader.foreign import count_samples
+from loader.inplace import read_in_place
 from loader.order import Shuffle
 from loader.pipeline import Pipeline
 from loader.recipe import (
@@ -32,7 +33,7 @@ from loader.relabel import LabelTable, read_labels
 from loader.settings import Settings
 from loader.source import Source, open_source, take_subset
 from loader.stats import Stats
-from loader.store import ShardStore, read_in_place
+from loader.store import ShardStore
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def make_pipeline(
     transform: Transform | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     max_error_rate: float = 0.01,
+    verify_hash: bool = False,
     rank: int | None = None,
     world_size: int | None = None,
     device: str | torch.device | None = None,
@@ -94,8 +96,8 @@ def make_pipeline(
             of tars that others wrote.
         cache_bytes: its limit; None is half of what is free.
         cache: "raw" keeps shards as they come, "decoded" also as int16 at ``sample_rate``, which
-            makes every epoch after the first as fast as memory; "off" reads local files in place,
-            and leaves ``cache_dir`` alone.
+            makes every epoch after the first as fast as memory; "off" reads local files in place
+            and others by range, every epoch anew, and leaves ``cache_dir`` alone.
         cache_mount: whether local paths go through the cache; None lets those on FUSE, NFS and
             the like, and reads others in place.
         storage_options: passed to fsspec.
@@ -114,6 +116,8 @@ def make_pipeline(
             place and add arrays of one shape. ``sample["rng"]`` is its own Generator.
         on_error: "raise", or "skip" to replace an undecodable sample by a blank row.
         max_error_rate: share of an epoch that may be skipped.
+        verify_hash: check the SHA-256 of shards that lie on a disk, too, when they are first
+            opened; what is fetched is always checked.
         rank, world_size: None finds them: torch.distributed, torchrun's or srun's variables.
         device: where batches arrive; None leaves them in memory.
 
@@ -146,6 +150,7 @@ def make_pipeline(
         mount=cache_mount,
         options=storage_options,
         subset=subset,
+        verify_hash=verify_hash,
     )
     _warn(opened, shuffle, subset)
     relabels = None if labels is None else read_labels(str(labels), storage_options)
@@ -197,6 +202,7 @@ def _open(
     mount: bool | None,
     options: dict[str, Any] | None,
     subset: int | None,
+    verify_hash: bool,
 ) -> _Opened:
     """Open datasets, their cache if one is needed, and cut them to the subset."""
     weights = tuple(shards.values()) if isinstance(shards, Mapping) else None
@@ -205,7 +211,10 @@ def _open(
         raise ValueError("subset and a mixture exclude each other: which part of which dataset?")
     keep = None if in_place else folder
     sources = [open_source(url, options, cache_dir=keep) for url in urls]
-    mounted = not read_in_place(Catalog.join([source.shards for source in sources]), mount).all()
+    shards_of_all = Catalog.join([source.shards for source in sources])
+    if verify_hash:
+        _require_hashes(shards_of_all, by_range=in_place)
+    mounted = not read_in_place(shards_of_all, mount).all()
     cached = not in_place and (mounted or decoded_rate is not None)
     cache = ShardCache(folder, limit_bytes) if cached else None
     stats = Stats()
@@ -217,8 +226,29 @@ def _open(
     if cache is not None:
         keep_manifests(cache, sources)
     decoded = _decoded_suffix(sources, cache, decoded_rate, mount)
-    store = ShardStore(sources, cache, stats, mount=mount, decoded=decoded, cache_dir=keep)
+    store = ShardStore(
+        sources,
+        cache,
+        stats,
+        mount=mount,
+        decoded=decoded,
+        cache_dir=keep,
+        verify_hash=verify_hash,
+    )
     return _Opened(sources, weights, fingerprint, store, stats, folder)
+
+
+def _require_hashes(shards: Catalog, *, by_range: bool) -> None:
+    """Refuse to promise what cannot be checked."""
+    for folder, run in shards.runs():
+        url = shards[run.start].url
+        if shards[run.start].info.sha256 is None:
+            raise ValueError(f"{url}: verify_hash=True, but no manifest tells its SHA-256")
+        if by_range and folder.local is None:
+            raise ValueError(
+                f'{url}: verify_hash=True reads whole shards, cache="off" parts of them: '
+                'pass cache="raw"'
+            )
 
 
 def _decoded_suffix(

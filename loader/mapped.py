@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loader.audio import npy_view
-from shards.reader import ShardReader
+from shards.reader import LocalFile, ShardReader
 
 _UNKNOWN = np.empty(0, dtype=np.int16)
 
@@ -24,8 +24,11 @@ class MappedReader(ShardReader):
         Raises:
             ShardError: if the tar or its index is damaged, or ``samples`` is not its count.
         """
-        super().__init__(path, samples=samples)
-        self._map: mmap.mmap | None = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
+        file = LocalFile(path)
+        index = path.with_name(f"{path.name}.idx")
+        self._map: mmap.mmap | None = None
+        super().__init__(file, samples=samples, index=index)
+        self._map = mmap.mmap(file.descriptor, 0, prot=mmap.PROT_READ)
         self._pcm: list[NDArray[np.int16] | None] = [_UNKNOWN] * samples
 
     def pcm(self, row: int) -> NDArray[np.int16] | None:

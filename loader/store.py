@@ -6,18 +6,16 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache as memoize
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loader.cache import Pin, ShardCache, pin_if_cached
-from loader.catalog import Catalog, Folder
-from loader.mounts import is_local
-from loader.opened import Opened, missing, open_in_place, open_pinned
+from loader.catalog import Catalog
+from loader.inplace import read_in_place
+from loader.opened import Opened, missing, open_by_range, open_in_place, open_pinned
 from loader.order import Positions
 from loader.source import Source
 from loader.stats import Stats
@@ -48,16 +46,19 @@ class ShardStore:
         mount: bool | None = None,
         decoded: str = "",
         cache_dir: Path | None = None,
+        verify_hash: bool = False,
     ) -> None:
         """Open nothing yet.
 
         Args:
-            cache: None reads shards in place, and refuses those that are not local files.
+            cache: None reads shards in place: local files, and others by range.
             mount: whether local paths go through the cache; None tells by file system.
             decoded: suffix of the cache's folders with decoded shards, which are then preferred;
                 the numbers of shards that were opened raw are put into ``undecoded``.
             cache_dir: where small files about shards are kept, also of those read in place.
+            verify_hash: check the content of shards that lie on a disk when they are first opened.
         """
+        self._verify_hash, self._verified = verify_hash, set[int]()
         self.undecoded: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.cache_dir = cache_dir
         self._decoded = decoded
@@ -68,7 +69,6 @@ class ShardStore:
         self._cache, self._stats = cache, stats
         self._in_place = read_in_place(self.shards, mount)
         if cache is None:
-            _require_local(self.shards)
             self._in_place[:] = True
         self._open: OrderedDict[int, Opened] = OrderedDict()
         self._lock = threading.Condition()
@@ -211,11 +211,16 @@ class ShardStore:
         if not self._in_place[number]:
             return self._open_cached(number)
         shard = self.shards[number]
-        assert shard.local is not None
+        if shard.local is None:
+            options = self._options_of(number)
+            count = partial(self._stats.count, "fetched_bytes")
+            return open_by_range(shard, options, pause=self.pause, count=count)
         pin = pin_if_cached(shard.local, stop=self._stop)
         if pin is not None:
             self._stats.opened(str(shard.local))
-        return open_in_place(shard, pin)
+        entry = open_in_place(shard, pin, verify_hash=self._is_unverified(number))
+        self._verified.add(number)
+        return entry
 
     def _open_decoded(self, number: int) -> Opened | None:
         """The decoded copy, if there is one; a damaged one goes, to be made again."""
@@ -232,20 +237,26 @@ class ShardStore:
         name = self._raw_name(number)
         with self._wanting(number):
             pin, there = self._fetch(number)
-            entry = self._open_or_remove(number, pin, name) if there else None
+            verify = self._is_unverified(number)
+            entry = self._open_or_remove(number, pin, name, verify_hash=verify) if there else None
             if entry is None:
                 pin = self._fetch(number)[0] if there else pin
                 entry = open_pinned(self.shards[number], pin)
+        self._verified.add(number)
         self._stats.opened(name)
         return entry
 
+    def _is_unverified(self, number: int) -> bool:
+        return self._verify_hash and number not in self._verified
+
     def _open_or_remove(
-        self, number: int, pin: Pin, name: str, *, decoded: bool = False
+        self, number: int, pin: Pin, name: str, *, decoded: bool = False, verify_hash: bool = False
     ) -> Opened | None:
         """A file that lay in the cache, or None after it was removed because it is damaged."""
         assert self._cache is not None
         try:
-            return open_pinned(self.shards[number], pin, decoded=decoded)
+            shard = self.shards[number]
+            return open_pinned(shard, pin, decoded=decoded, verify_hash=verify_hash)
         except ShardError as error:
             log.warning("%s; it is removed from the cache and made anew", error)
             self._cache.remove(name, stop=self._stop)
@@ -360,35 +371,3 @@ class ShardStore:
 def _first_samples(sources: Sequence[Source]) -> list[Positions]:
     """For each source, the number of the first sample of each of its shards, and their sum."""
     return [np.concatenate([[0], np.cumsum(source.rows)]) for source in sources]
-
-
-def read_in_place(shards: Catalog, mount: bool | None) -> NDArray[np.bool_]:
-    """(S,) which need no cache: files of this machine, on a disk unless ``mount`` decides."""
-
-    @memoize
-    def is_here(folder: Path) -> bool:
-        return is_local(folder) if mount is None else not mount
-
-    runs = [_in_place(folder, shards.numbers[run], is_here) for folder, run in shards.runs()]
-    return np.concatenate(runs or [np.empty(0, np.bool_)])
-
-
-def _in_place(
-    folder: Folder, numbers: Positions, is_here: Callable[[Path], bool]
-) -> NDArray[np.bool_]:
-    """Which of a folder's shards lie where ``is_here`` holds; folders below it may be mounts."""
-    if folder.local is None:
-        return np.zeros(len(numbers), np.bool_)
-    urls = folder.infos.urls
-    if not np.any(urls.text == ord("/")):
-        return np.full(len(numbers), is_here(folder.local))
-    below = [urls[number].rpartition("/")[0] for number in numbers.tolist()]
-    here = {name: is_here(folder.local / name) for name in set(below)}
-    return np.array([here[name] for name in below], np.bool_)
-
-
-def _require_local(shards: Catalog) -> None:
-    for folder, run in shards.runs():
-        if folder.local is None and run.stop > run.start:
-            url = shards[run.start].url
-            raise ValueError(f'{url}: cache="off" reads files of this machine only')

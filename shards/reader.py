@@ -1,8 +1,8 @@
-"""Random access to the samples of a local tar shard, by position, through ``os.preadv``."""
+"""Random access to the samples of a tar shard, by position."""
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -11,36 +11,94 @@ from shards.index import Offsets, parse_index
 from shards.tar import BLOCK, Member, scan, walk
 
 
-class ShardReader:
-    """Samples of one tar on a local file system.
+class TarFile(Protocol):
+    """A tar that is read here and there, by any number of threads.
 
-    Reading takes no lock and leaves the file position alone, so threads may share a reader.
-    A vanished mount is an OSError here, not the SIGBUS of a memory map.
+    Attributes:
+        name: its path or URL, for messages.
+        size: in bytes.
     """
 
+    name: str
+    size: int
+
+    def expect(self, start: int, stop: int) -> None:
+        """Be told what will be read soon."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes at ``offset``; fewer at the end of the file."""
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Read into a buffer; how many bytes, which is 0 only at the end of the file."""
+
+    def close(self) -> None: ...
+
+
+class LocalFile:
+    """A file of this machine. A vanished mount is an OSError, not the SIGBUS of a memory map."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file.
+
+        Raises:
+            OSError: if it cannot be opened.
+        """
+        self.name = str(path)
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size = os.fstat(self.descriptor).st_size
+
+    def expect(self, start: int, stop: int) -> None: ...
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return os.pread(self.descriptor, size, offset)
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        return os.preadv(self.descriptor, [buffer], offset)
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class ShardReader:
+    """Samples of one tar. Reading takes no lock, so threads may share a reader."""
+
     def __init__(
-        self, path: Path, *, samples: int | None = None, index: Path | None = None
+        self, file: Path | TarFile, *, samples: int | None = None, index: Path | bytes | None = None
     ) -> None:
         """Open a shard; with ``samples`` known and an index there nothing is scanned.
 
         Args:
-            index: where its index is; None is beside it.
+            file: path of a local tar, or any tar that can be read here and there.
+            index: content of its index, or where that is; None is beside a local tar.
 
         Raises:
             ShardError: if the tar or its index is damaged, or ``samples`` is not its count.
             OSError: if the tar cannot be opened or read.
         """
-        self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._file = LocalFile(file) if isinstance(file, Path) else file
+        if index is None and isinstance(file, Path):
+            index = file.with_name(f"{file.name}.idx")
         try:
             self._members: list[tuple[Member, ...] | None]
-            self._offsets = self._index(samples, index or path.with_name(path.name + ".idx"))
+            self._offsets = self._index(samples, index)
         except BaseException:
             self.close()
             raise
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
+
+    @property
+    def name(self) -> str:
+        """Path or URL of the tar."""
+        return self._file.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tar."""
+        return self._file.size
 
     @property
     def offsets(self) -> Offsets:
@@ -52,12 +110,15 @@ class ShardReader:
         members = self._members[row]
         if members is None:
             start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
+            self._file.expect(start, stop)
             try:
-                members = tuple(walk(self.read_at, start, stop))
+                members = tuple(walk(self._file.read_at, start, stop))
             except ShardError as error:
-                raise ShardError(f"{self.path}: sample {row}: {error}") from error
+                raise ShardError(f"{self._file.name}: sample {row}: {error}") from error
             if not members or any(member.key != members[0].key for member in members):
-                raise ShardError(f"{self.path}: its index is not its own: sample {row} is torn")
+                raise ShardError(
+                    f"{self._file.name}: its index is not its own: sample {row} is torn"
+                )
             self._members[row] = members
         return members
 
@@ -73,19 +134,17 @@ class ShardReader:
         """
         done = 0
         while done < len(buffer):
-            count = os.preadv(self._fd, [buffer[done:]], start + done)
+            count = self._file.read_into(buffer[done:], start + done)
             if not count:
-                raise ShardError(f"{self.path}: truncated at byte {start + done}")
+                raise ShardError(f"{self._file.name}: truncated at byte {start + done}")
             done += count
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes at ``offset``; fewer at the end of the file."""
-        return os.pread(self._fd, size, offset)
+        return self._file.read_at(offset, size)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -98,32 +157,32 @@ class ShardReader:
         self.read_into(memoryview(data), start)
         return bytes(data)
 
-    def _index(self, samples: int | None, index: Path) -> Offsets:
-        if samples is not None and index.exists():
-            self._members = [None] * samples
-            size = os.fstat(self._fd).st_size
-            offsets = parse_index(
-                index.read_bytes(), samples=samples, tar_bytes=size, name=str(index)
-            )
-            if samples and int(offsets[-1]) == size:  # Lhotse's: the last sample ends before it
-                offsets[-1] = self._end(int(offsets[-2]))
-            return offsets
-        return self._scan(samples)
+    def _index(self, samples: int | None, index: Path | bytes | None) -> Offsets:
+        data = index.read_bytes() if isinstance(index, Path) and index.exists() else index
+        if samples is None or not isinstance(data, bytes):
+            return self._scan(samples)
+        self._members = [None] * samples
+        name = str(index) if isinstance(index, Path) else f"{self._file.name}.idx"
+        size = self._file.size
+        offsets = parse_index(data, samples=samples, tar_bytes=size, name=name)
+        if samples and int(offsets[-1]) == size:  # Lhotse's: the last sample ends before it
+            offsets[-1] = self._end(int(offsets[-2]))
+        return offsets
 
     def _end(self, start: int) -> int:
         """Where the last sample, which begins at ``start``, ends."""
         try:
-            *_, last = walk(self.read_at, start, None)
+            *_, last = walk(self._file.read_at, start, None)
         except (ShardError, ValueError) as error:
-            raise ShardError(f"{self.path}: last sample, at byte {start}: {error}") from error
+            raise ShardError(f"{self._file.name}: last sample, at byte {start}: {error}") from error
         return last.start + last.size + -last.size % BLOCK
 
     def _scan(self, samples: int | None) -> Offsets:
         try:
-            found, end = scan(self.read_at)
+            found, end = scan(self._file.read_at)
         except ShardError as error:
-            raise ShardError(f"{self.path}: {error}") from error
+            raise ShardError(f"{self._file.name}: {error}") from error
         if samples is not None and len(found) != samples:
-            raise ShardError(f"{self.path}: holds {len(found)} samples, not {samples}")
+            raise ShardError(f"{self._file.name}: holds {len(found)} samples, not {samples}")
         self._members = [tuple(members) for members in found]
         return np.array([*(members[0].header for members in found), end], dtype=np.uint64)

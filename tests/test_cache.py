@@ -213,11 +213,12 @@ def test_local_paths_are_read_in_place_and_mounts_through_the_cache(dataset, tmp
     assert tars(cache)
 
 
-def test_cache_off_refuses_what_is_not_local(dataset):
-    with make_pipeline(dataset, cache="off", cache_mount=True, **SMALL) as pipe:
-        assert len(keys_of(pipe)) == 48
-    with pytest.raises(ValueError, match='cache="off"'):
-        make_pipeline(remote(dataset), cache="off", **SMALL)
+def test_cache_off_reads_everything_where_it_lies(dataset, tmp_path):
+    for url in (dataset, remote(dataset)):
+        options = {"cache": "off", "cache_mount": True, "cache_dir": tmp_path / "cache"}
+        with make_pipeline(url, **options, **SMALL) as pipe:
+            assert len(keys_of(pipe)) == 48
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_truncated_shard_read_in_place_is_an_error(dataset, tmp_path):

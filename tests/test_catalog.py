@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loader import store
+from loader import inplace
 from loader.catalog import Catalog, Folder
+from loader.inplace import read_in_place
 from loader.source import Source, take_subset
-from loader.store import read_in_place
 from shards.manifest import Manifest, ShardInfo, ShardTable, fingerprint
 
 
@@ -88,7 +88,7 @@ def test_each_folder_is_asked_once_whether_it_is_a_disk(monkeypatch):
         asked.append(path)
         return path == Path("/data/a")
 
-    monkeypatch.setattr(store, "is_local", is_local)
+    monkeypatch.setattr(inplace, "is_local", is_local)
     deep = folder("d", *[1] * 50, below="mounted/")
     shards = Catalog.of([*FOLDERS, deep, FOLDERS[0]])
     assert read_in_place(shards, None).tolist() == [True] * 3 + [False] * 53 + [True] * 3

@@ -64,7 +64,7 @@ def test_batches_are_the_same_to_the_bit(dataset, tmp_path, crop, midi):
                 assert_same(one, other)
             if epoch == 0:
                 wait_for_copies(cache, len(list(dataset.glob("*.tar"))))
-        open_now = {entry.reader.path for entry in pipe._store._open.values()}
+        open_now = {Path(entry.reader.name) for entry in pipe._store._open.values()}
     assert open_now <= set(copies(cache))
     assert open_now
 
