@@ -42,7 +42,7 @@ def test_batches_are_those_of_the_local_shards_and_nothing_is_kept(dataset, tmp_
 
 
 def test_a_sample_is_one_request_and_later_only_its_audio(dataset, monkeypatch):
-    monkeypatch.setattr("loader.remote._KEPT_BYTES", 130_000)  # a batch
+    monkeypatch.setattr("loader.remote._KEPT_BYTES", 150_000)  # a batch
     with serve(dataset) as web:
         options = {**SMALL, "drop_last": False, "shuffle": 0, "num_workers": 0}
         with make_pipeline(web.url, cache="off", **options) as pipe:
