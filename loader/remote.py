@@ -10,7 +10,8 @@ from loader.transfer import open_url, read_url, retry
 from shards.errors import FetchError, ShardError
 from shards.reader import ShardReader
 
-_SPAN_BYTES = 256 << 10  # a header is read with what lies behind it
+_SMALL_BYTES = 4096  # so small a read is a header's, and what lies behind it is read along
+_SPAN_BYTES = 256 << 10
 _AT_ONCE_BYTES = 1 << 20  # a sample of up to this size takes less time than asking for it in parts
 _KEPT_BYTES = 8 << 20  # of each file, several of which are open
 
@@ -55,7 +56,7 @@ class RemoteFile:
             return b""
         if (found := self._find(offset, stop)) is not None:
             return found
-        if size >= _SPAN_BYTES:
+        if size > _SMALL_BYTES:
             return self._fetch(offset, stop)
         data = self._fetch(offset, min(offset + _SPAN_BYTES, self.size))
         self._keep(offset, data)
