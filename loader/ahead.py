@@ -20,7 +20,10 @@ _POLL_S = 0.1
 
 
 class ReadAhead:
-    """Threads that fetch the shards of an epoch up to a horizon of positions beyond the reader."""
+    """Threads that fetch the shards of an epoch up to a horizon of positions beyond the reader.
+
+    The first shard is fetched alone: the reader waits for it.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class ReadAhead:
         self._stopped = False
         self._lock = threading.Lock()
         self._shards = self._plan()
+        self._first_is_there = threading.Event()
         self._threads = [
             threading.Thread(target=self._fetch, name=f"loader-ahead-{number}", daemon=True)
             for number in range(_FETCHERS)
@@ -65,6 +69,7 @@ class ReadAhead:
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
+        self._first_is_there.set()  # or will never be
 
     def join(self, timeout_s: float) -> None:
         for thread in self._threads:
@@ -83,6 +88,8 @@ class ReadAhead:
             except (DataError, OSError) as error:
                 # the reader meets the same trouble and raises it, or the shard is back by then
                 log.info("fetching ahead: %s", error)
+            finally:
+                self._first_is_there.set()
 
     def _plan(self) -> Iterator[int]:
         """Shards in the order of their first sample."""
@@ -102,6 +109,7 @@ class ReadAhead:
                 if not self._wait_for(position):
                     return
                 yield number
+                self._first_is_there.wait()
 
     def _wait_for(self, position: int) -> bool:
         """Wait until the reader is near a position; False once it does not go on."""

@@ -19,14 +19,14 @@ from loader.opened import Opened, missing, open_by_range, open_in_place, open_pi
 from loader.order import Positions
 from loader.source import Source
 from loader.stats import Stats
-from loader.transfer import StoppedError, read_url, transfer
-from shards.errors import FetchError, ShardError
+from loader.transfer import StoppedError, transfer
+from shards.errors import ShardError
+from shards.index import index_bytes
 from shards.reader import ShardReader
 
 log = logging.getLogger(__name__)
 
 _OPEN_SHARDS = 64
-_INDEX_ATTEMPTS = 2  # it can be done without
 _POLL_S = 0.1
 
 
@@ -287,7 +287,6 @@ class ShardStore:
         shard = self.shards[number]
         with self._on_its_way(number):
             self._gate(number, 0)
-            self._fetch_index(number)  # first: who finds the tar finds its index
             try:
                 transfer(
                     shard.url,
@@ -300,18 +299,15 @@ class ShardStore:
                 )
             except FileNotFoundError:
                 raise missing(shard) from None
+        if shard.info.nsamples >= 0:
+            self._keep_index(number, path)
 
-    def _fetch_index(self, number: int) -> None:
-        """Keep the index of a shard, if it has one; a tar without is scanned when it is opened."""
+    def _keep_index(self, number: int, path: Path) -> None:
+        """Make the index of a shard that came: sooner than asking a slow mount for it."""
         assert self._cache is not None
-        url, options = f"{self.shards[number].url}.idx", self._options_of(number)
-        read = partial(read_url, url, options, attempts=_INDEX_ATTEMPTS, pause=self.pause)
-        try:
-            self._cache.keep(f"{self._raw_name(number)}.idx", read)
-        except FileNotFoundError:
-            return
-        except FetchError as error:
-            log.info("%s; the tar is scanned", error)
+        with ShardReader(path) as reader:
+            index = partial(index_bytes, reader.offsets)
+        self._cache.keep(f"{self._raw_name(number)}.idx", index)
 
     def _options_of(self, number: int) -> dict[str, Any]:
         return self._options[int(np.searchsorted(self._first_shards, number, side="right")) - 1]

@@ -14,6 +14,7 @@ import fsspec
 
 from loader.disk import writing
 from shards.errors import FetchError
+from shards.protocols import missing_package
 
 CHUNK_BYTES = 4 << 20
 ATTEMPTS = 6
@@ -41,7 +42,7 @@ def open_url(url: str, storage_options: dict[str, Any] | None) -> tuple[Any, str
     try:
         fs, path = fsspec.core.url_to_fs(url, **(storage_options or {}))
     except ImportError as error:
-        raise FetchError(f"{url}: {error}") from error
+        raise missing_package(url, error) from error
     except ValueError as error:
         raise FetchError(f"{url}: not a URL that can be opened: {error}") from error
     return fs, str(path)
@@ -90,13 +91,11 @@ def transfer(
     if sha256 is None:
         part.unlink(missing_ok=True)
     for _ in range(2):  # content that does not match is fetched once more, afresh
-        retry(lambda: _continue(fs, path, part, size=size, gate=gate), url, pause=pause)
+        digest = retry(lambda: _continue(fs, path, part, size=size, gate=gate), url, pause=pause)
         found = part.stat().st_size
-        if size is None or found == size:
-            digest = _sha256(part) if sha256 is not None else None
-            if digest == sha256:
-                os.replace(part, target)
-                return
+        if size in (None, found) and sha256 in (None, digest):
+            os.replace(part, target)
+            return
         part.unlink()
     raise FetchError(
         f"{url}: its content is not what the manifest says ({found} bytes, {size} expected); "
@@ -149,28 +148,39 @@ def retry(
 
 def _continue(
     fs: Any, path: str, part: Path, *, size: int | None, gate: Callable[[int], None]
-) -> None:
-    """Append what the part lacks; where a web server only sends whole files, begin again."""
+) -> str:
+    """Append what the part lacks; where a web server only sends whole files, begin again.
+
+    Returns:
+        The SHA-256 of the whole, in hexadecimal.
+    """
     known = {"size": size} if size and _is_http(fs) else {}  # spares asking for it first
     try:
         with fs.open(path, "rb", cache_type="none", **known) as source:
-            _append(source, part, gate)
+            return _append(source, part, gate)
     except ValueError:  # fsspec's word for a server without ranges
         if not _is_http(fs):
             raise
         with writing(part.parent):
             part.write_bytes(b"")
         with fs.open(path, "rb", block_size=0, **known) as source:  # as one stream
-            _append(source, part, gate)
+            return _append(source, part, gate)
 
 
-def _append(source: Any, part: Path, gate: Callable[[int], None]) -> None:
+def _append(source: Any, part: Path, gate: Callable[[int], None]) -> str:
+    """Copy what comes after the part's end; the SHA-256 of both together.
+
+    What passes is hashed at once. Only what an earlier attempt left is read again for it.
+    """
     with _appending(part) as target:
+        digest = _sha256(part) if target.tell() else hashlib.sha256()
         source.seek(target.tell())
         while chunk := source.read(CHUNK_BYTES):
             with writing(part.parent):
                 target.write(chunk)
+            digest.update(chunk)
             gate(len(chunk))
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -188,9 +198,9 @@ def _appending(part: Path) -> Iterator[BinaryIO]:
             target.close()
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path) -> "hashlib._Hash":
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256")
 
 
 def _is_http(fs: Any) -> bool:

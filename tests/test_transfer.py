@@ -122,6 +122,27 @@ def test_a_path_through_a_file_and_a_folder_fail_at_once(tmp_path):
         make_pipeline(file)
 
 
+def test_what_comes_is_hashed_as_it_passes(tmp_path, target, monkeypatch):
+    """And not read again: that would cost the link the time it takes."""
+    (tmp_path / "a.tar").write_bytes(DATA)
+    monkeypatch.setattr(transfer.hashlib, "file_digest", None)
+    transfer.transfer(str(tmp_path / "a.tar"), target, size=len(DATA), sha256=HASH)
+    assert target.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("left", [DATA[:1000], b"x" + DATA[1:1000], DATA, b"x" + DATA[1:]])
+def test_a_part_that_was_left_is_continued_or_replaced(tmp_path, target, left):
+    (tmp_path / "a.tar").write_bytes(DATA)
+    transfer.part_path(target, len(DATA)).write_bytes(left)
+    came: list[int] = []
+    transfer.transfer(
+        str(tmp_path / "a.tar"), target, size=len(DATA), sha256=HASH, gate=came.append
+    )
+    assert target.read_bytes() == DATA
+    again = 0 if left == DATA[: len(left)] else len(DATA)
+    assert sum(came) == len(DATA) - len(left) + again
+
+
 def test_a_file_is_read_again_after_errors_of_a_mount():
     failures = iter([OSError(5, "Input/output error"), EOFError()])
 

@@ -1,0 +1,162 @@
+"""A file system that is as slow as a mounted Google Drive: for measuring only, read-only, FUSE.
+
+    with mounted(folder) as slow: ...           folder's files, under a temporary mount point
+
+What it models: every look-up, open and listing costs one round trip, and so does a read that does
+not go on where the handle's last one ended, as no client could have prefetched it; and all bytes
+pass one link, whoever reads them. The kernel caches and reads ahead as on any FUSE mount (128 KiB);
+beyond that nothing is prefetched. What it does not model: quotas, errors, and a varying link.
+
+Needs libfuse 3 (Debian, Ubuntu: apt-get install fuse3) and mfusepy from PyPI.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from errno import EROFS
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+import mfusepy
+
+LATENCY_S = 0.1
+BYTES_PER_S = 10e6
+_NEAR_BYTES = 1 << 20  # reads ahead arrive in any order
+_BURST_S = 0.02  # what the link makes up for: timers that ring late
+_START_S = 10.0
+_SIGNALLED = 8  # what libfuse returns after a signal
+
+
+@contextmanager
+def mounted(
+    folder: Path, *, latency_s: float = LATENCY_S, bytes_per_s: float = BYTES_PER_S
+) -> Iterator[Path]:
+    """Mount a folder slowly, by a child process, for as long as the context lasts.
+
+    The child unmounts once its standard input ends: also when this process is killed.
+
+    Raises:
+        OSError: if nothing is mounted; the message of libfuse goes to standard error.
+    """
+    with tempfile.TemporaryDirectory() as point:
+        command = [sys.executable, __file__, str(folder.resolve()), point]
+        figures = ["--latency-s", str(latency_s), "--bytes-per-s", str(bytes_per_s)]
+        # in a session of its own, Ctrl-C reaches it through this process alone
+        with subprocess.Popen(
+            command + figures, stdin=subprocess.PIPE, start_new_session=True
+        ) as child:
+            try:
+                _await_mount(point, child)
+                yield Path(point)
+            finally:
+                assert child.stdin is not None
+                child.stdin.close()
+                child.wait()
+
+
+def _await_mount(point: str, child: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + _START_S
+    while not os.path.ismount(point):
+        if child.poll() is not None or time.monotonic() > end:
+            raise OSError(f"nothing could be mounted on {point}: is FUSE to be had here?")
+        time.sleep(0.01)
+
+
+class Link:
+    """One line that all bytes pass, in the order in which they are asked for."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._free_at = 0.0
+        self._lock = threading.Lock()
+
+    def carry(self, size: int) -> None:
+        """Wait until ``size`` bytes have passed."""
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now - _BURST_S) + size / self._bytes_per_s
+            wait = self._free_at - now
+        time.sleep(max(0.0, wait))
+
+
+class SlowFolder(mfusepy.Operations):
+    """A folder's files, each request for which waits."""
+
+    use_ns = True
+
+    def __init__(self, folder: Path, link: Link, latency_s: float) -> None:
+        self._folder, self._link, self._latency_s = folder, link, latency_s
+        self._ends: dict[int, int] = {}  # of what was read last, by handle
+
+    def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
+        if path != "/" and fh is None:  # of an open file they are known
+            self._round_trip()
+        found = os.lstat(self._real(path))
+        names = ("mode", "nlink", "uid", "gid", "size", "mtime_ns", "atime_ns", "ctime_ns")
+        return {f"st_{name.removesuffix('_ns')}": getattr(found, f"st_{name}") for name in names}
+
+    def readdir(self, path: str, fh: int) -> list[str]:
+        self._round_trip()
+        return [".", "..", *os.listdir(self._real(path))]
+
+    def open(self, path: str, flags: int) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(EROFS, os.strerror(EROFS))
+        self._round_trip()
+        handle = os.open(self._real(path), os.O_RDONLY)
+        self._ends[handle] = -_NEAR_BYTES - 1
+        return handle
+
+    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        follows = abs(offset - self._ends[fh]) <= _NEAR_BYTES
+        self._ends[fh] = offset + size
+        if not follows:
+            self._round_trip()
+        data = os.pread(fh, size, offset)
+        self._link.carry(len(data))
+        return data
+
+    def release(self, path: str, fh: int) -> int:
+        del self._ends[fh]
+        os.close(fh)
+        return 0
+
+    def _real(self, path: str) -> Path:
+        return self._folder / path.lstrip("/")
+
+    def _round_trip(self) -> None:
+        time.sleep(self._latency_s)
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("point", help="where to mount it")
+    parser.add_argument("--latency-s", type=float, default=LATENCY_S)
+    parser.add_argument("--bytes-per-s", type=float, default=BYTES_PER_S)
+    args = parser.parse_args()
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    folder = SlowFolder(args.folder, Link(args.bytes_per_s), args.latency_s)
+    try:
+        mfusepy.FUSE(folder, args.point, foreground=True, ro=True, fsname="slow")
+    except RuntimeError as error:
+        if error.args != (_SIGNALLED,):
+            raise
+
+
+def _end_with_input() -> None:
+    with suppress(OSError):
+        sys.stdin.buffer.read()
+    os.kill(os.getpid(), SIGTERM)  # libfuse unmounts
+
+
+if __name__ == "__main__":
+    main()
