@@ -28,7 +28,7 @@ def with_figures(text: str, report: dict[str, Any]) -> str:
 def table(report: dict[str, Any]) -> str:
     """Rates of all settings, the ratios of the best, and what it was measured on."""
     rates, ratios, machine = report["samples_per_s"], report["ratios"], report["machine"]
-    lines = ["| ten-second FLAC clips with MIDI and labels | samples/s |", "| --- | --- |"]
+    lines = ["| ten-second clips with MIDI and labels | samples/s |", "| --- | --- |"]
     lines += [f"| {name} | {rate['median']:.0f} |" for name, rate in rates.items()]
     compared = ", ".join(f"{name}: {ratio:.2f}" for name, ratio in ratios.items())
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
