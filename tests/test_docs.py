@@ -4,18 +4,12 @@ import importlib
 import json
 import re
 import runpy
-from pathlib import Path
 
 import corpus
 import pytest
+from snippets import ROOT, blocks
 
 from packer.__main__ import main as packer
-
-ROOT = Path(__file__).parent.parent
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
 def test_the_figures_are_those_of_the_recorded_run():
@@ -26,7 +20,7 @@ def test_the_figures_are_those_of_the_recorded_run():
 
 
 def test_the_annotation_line_of_the_readme_is_packed(tmp_path):
-    (line,) = blocks("json")
+    (line,) = blocks("README.md", "json")
     record = json.loads(line)
     corpus.write_sound(tmp_path / record["audio_path"], seconds=10.5)
     corpus.write_midi(tmp_path / record["midi_path"], onsets=[0, 3])
@@ -37,7 +31,7 @@ def test_the_annotation_line_of_the_readme_is_packed(tmp_path):
 
 def test_the_streaming_example_of_the_readme_runs(tmp_path):
     dataset = corpus.make_dataset(tmp_path, samples=16)
-    (code,) = blocks("python")
+    (code,) = blocks("README.md", "python")
     code = code.replace("/content/drive/MyDrive/shards/train", str(dataset))
     code = code.replace("/content/cache", str(tmp_path / "cache"))
     names: dict = {}
@@ -48,8 +42,9 @@ def test_the_streaming_example_of_the_readme_runs(tmp_path):
 
 
 @pytest.mark.parametrize("module", ["packer", "loader", "trainer"])
-def test_the_commands_of_the_readme_exist(module, capsys):
-    text = "".join(blocks("sh")) + (ROOT / "README.md").read_text()
+def test_the_commands_of_the_documents_exist(module, capsys):
+    documents = ("README.md", "docs/composing.md")
+    text = "".join((ROOT / document).read_text() for document in documents)
     commands = set(re.findall(rf"python -m {module} ([a-z]+)", text))
     assert commands
     main = importlib.import_module(f"{module}.__main__").main

@@ -1,6 +1,5 @@
-"""python -m loader: stage fills the cache, bench measures, doctor names what is wrong."""
+"""python -m loader stage fills the cache."""
 
-import json
 from pathlib import Path
 
 import corpus
@@ -9,7 +8,6 @@ from faultfs import FaultFileSystem
 
 from loader import make_pipeline
 from loader.__main__ import main
-from loader.doctor import examine
 
 SMALL = {"sample_rate": corpus.SAMPLE_RATE, "clip_seconds": 1.0, "batch_size": 8}
 
@@ -70,47 +68,6 @@ def test_staging_what_cannot_be_staged_is_refused(dataset, tmp_path, caplog, arg
 def test_a_dataset_that_is_not_there_is_named(tmp_path, caplog):
     assert main(["stage", f"{tmp_path}/nowhere", "--cache-dir", str(tmp_path / "cache")]) == 1
     assert "nowhere" in caplog.text
-
-
-def test_bench_tells_rate_and_limit(dataset, capsys, monkeypatch):
-    monkeypatch.setattr("loader.bench._AT_LEAST_S", 0.01)
-    assert main(["bench", str(dataset), "--json"]) == 0
-    results = json.loads(capsys.readouterr().out)
-    assert [result["workers"] for result in results][:2] == [0, 1]
-    assert all(result["samples_per_s"] > 0 for result in results)
-    assert "audio" in results[0]["limit"]
-
-
-def test_the_doctor_finds_this_machine_fit(capsys):
-    assert main(["doctor", "--json"]) == 0
-    findings = {finding["subject"]: finding for finding in json.loads(capsys.readouterr().out)}
-    assert {"torch", "miniaudio", "torchaudio", "FLAC", "cores", "GPU", "cache"} <= set(findings)
-    assert "clips a second" in findings["FLAC"]["text"]
-
-
-def test_the_doctor_names_what_is_wrong_with_a_remedy(tmp_path, monkeypatch, capsys):
-    drive = Path("/content/drive/MyDrive/nothing-here")
-    assert main(["doctor", str(drive)]) == 1
-    assert "drive.mount" in capsys.readouterr().out
-    monkeypatch.setattr("loader.doctor.is_local", lambda path: False)
-    findings = {finding.subject: finding for finding in examine()}
-    assert findings["cache"].state == "fail"
-    assert "SHARD_CACHE_DIR" in findings["cache"].remedy
-
-
-def test_the_doctor_notices_a_decoder_that_errs(monkeypatch):
-    from loader import doctor
-
-    decode = doctor.decode_window
-
-    def spoiled(data, extension, row, **options):
-        count = decode(data, extension, row, **options)
-        row[5] += 1
-        return count
-
-    monkeypatch.setattr(doctor, "decode_window", spoiled)
-    findings = {finding.subject: finding for finding in examine()}
-    assert findings["FLAC"].state == "fail"
 
 
 def test_a_subset_of_tars_without_a_manifest_is_staged(dataset, tmp_path, capsys):

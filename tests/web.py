@@ -9,13 +9,19 @@ from pathlib import Path
 
 
 class Web(ThreadingHTTPServer):
-    """``requests`` lists (method, path); ``status`` answers the next ``failures`` of them."""
+    """``requests`` lists (method, path), ``asked`` the ranges of those that had one.
+
+    ``status`` answers the next ``failures`` requests; the next ``cuts`` files break off after
+    ``cut_after`` bytes.
+    """
 
     def __init__(self, folder: Path, *, ranges: bool) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder, self.ranges = folder, ranges
         self.requests: list[tuple[str, str]] = []
+        self.asked: list[str] = []
         self.status, self.failures = 503, 0
+        self.cut_after, self.cuts = 0, 0
 
     @property
     def url(self) -> str:
@@ -41,8 +47,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: Web
 
     def do_GET(self) -> None:
-        if (data := self._head()) is not None:
-            self.wfile.write(data)
+        if (data := self._head()) is None:
+            return
+        if self.server.cuts:  # less than the announced length: the connection ends with the answer
+            self.server.cuts -= 1
+            data = data[: self.server.cut_after]
+        self.wfile.write(data)
 
     def do_HEAD(self) -> None:
         self._head()
@@ -61,7 +71,10 @@ class _Handler(BaseHTTPRequestHandler):
         if asked is None or not self.server.ranges:
             self.send_response(200)
         else:
+            self.server.asked.append(asked)
             first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", asked).groups()
+            if int(first) >= len(data):
+                return self._refuse(416)
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
             data = data[int(first) : int(last) + 1]
