@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from loader.disk import write_whole, writing
-from loader.mounts import file_system, is_local
+from loader.mounts import file_system, is_local, on_colab
 from loader.source import Source
 from loader.transfer import part_path
 from shards.manifest import NAME, dump_manifest
@@ -163,7 +163,7 @@ def default_folder(environ: dict[str, str] | None = None) -> Path:
         return Path(given)
     if scratch := environ.get("SLURM_TMPDIR"):
         return Path(scratch) / "shard-cache"
-    if "COLAB_RELEASE_TAG" in environ or Path("/content/sample_data").is_dir():
+    if on_colab(environ):
         return Path("/content/shard-cache")
     home = environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(home) / "shard-cache"

@@ -15,6 +15,7 @@ import numpy as np
 from loader.audio import decode_whole
 from loader.cache import ShardCache
 from loader.disk import measure, write_whole
+from loader.machine import free_memory
 from loader.meta import Meta, parse_meta
 from loader.recipe import audio_extension
 from loader.source import Source
@@ -66,7 +67,7 @@ def worth_keeping(size_bytes: int, cache: ShardCache, *, raw_bytes: int) -> bool
             *(size_bytes / 1e9, raw_bytes / 1e9, cache.limit_bytes / 1e9),
         )
         return False
-    if size_bytes <= _free_memory():
+    if size_bytes <= free_memory():
         return True
     rate = measure(cache.folder).read
     if rate >= _DECODED_BYTES_PER_S:
@@ -208,10 +209,3 @@ def _npy(array: np.ndarray[Any, Any]) -> bytes:
     target = BytesIO()
     np.save(target, array, allow_pickle=False)
     return target.getvalue()
-
-
-def _free_memory() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 # file systems of a disk or of memory in this machine; anything else may be slow or go away
@@ -36,9 +37,9 @@ def file_system(path: Path, *, mountinfo: Path = MOUNTINFO) -> str:
     return kind
 
 
-def on_colab() -> bool:
+def on_colab(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this is a machine of Google Colab."""
-    return "COLAB_RELEASE_TAG" in os.environ or Path("/content/sample_data").is_dir()
+    return "COLAB_RELEASE_TAG" in environ or Path("/content/sample_data").is_dir()
 
 
 def is_local(path: Path, *, mountinfo: Path = MOUNTINFO) -> bool:

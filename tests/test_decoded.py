@@ -115,7 +115,7 @@ def test_what_does_not_decode_stays_and_is_named_as_before():
 def test_copies_larger_than_memory_on_a_slow_disk_are_not_made(
     dataset, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(decoded, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(decoded, "free_memory", lambda: 1000)
     monkeypatch.setattr(decoded, "measure", lambda folder: DiskRate(write=50e6, read=50e6))
     cache = tmp_path / "cache"
     with make_pipeline(dataset, cache="decoded", cache_dir=cache, **SMALL) as pipe:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, Literal
 
-import fsspec
 from lightning.pytorch import LightningDataModule
 
 from loader import Pipeline, make_pipeline
+from loader.transfer import read_url
 from shards.errors import ManifestError
 from shards.manifest import NAME, Manifest, load_manifest
 from trainer.models import Mode, Statistics
@@ -216,15 +216,9 @@ def label_statistics(manifest: Manifest, *, dimensions: list[str] | None, root: 
 def _training_manifest(root: str, *, storage_options: dict[str, Any] | None) -> Manifest:
     url = f"{root}/train/{NAME}"
     try:
-        return load_manifest(_read(url, storage_options), name=url)
+        return load_manifest(read_url(url, storage_options), name=url)
     except FileNotFoundError as error:
         raise ManifestError(
             f"data.shards: {root} has no train/{NAME}: it must be the folder above the splits "
             "train/, val/ and test/, which `python -m packer build --split` makes"
         ) from error
-
-
-def _read(url: str, storage_options: dict[str, Any] | None) -> bytes:
-    with fsspec.open(url, "rb", **(storage_options or {})) as file:
-        content: bytes = file.read()
-    return content
