@@ -4,8 +4,8 @@
 
 Counts RssAnon + RssShmem: what the process made itself, not the pages of files that the kernel
 keeps for everybody. Once with raw FLAC shards, once with decoded ones, each in a process of its
-own. The loop does what training does: it pauses, so that all batches come that may be ahead, and
-every tenth epoch is broken off.
+own. The loop does what training does: it pauses, in the first epochs long enough for all batches
+that may be ahead to come, and every tenth epoch is broken off.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from loader import make_pipeline
 
 SETTLED = 5  # epochs after which everything that is kept for good is there
 BROKEN_OFF = 3  # the last figure of the epochs that are
-PAUSE_S = 0.1
+LONG_PAUSE_S, PAUSE_S = 1.0, 0.1
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def stream(dataset: Path, cache: str, work: Path, epochs: int) -> list[int]:
             enough = 12 if epoch % 10 == BROKEN_OFF else None
             for number, _ in enumerate(islice(iter(pipe), enough)):
                 if number == 10:
-                    time.sleep(PAUSE_S)
+                    time.sleep(LONG_PAUSE_S if epoch <= SETTLED else PAUSE_S)
             held.append(_held_bytes())
     return held
 

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from loader.disk import write_whole, writing
-from loader.mounts import file_system, is_local, on_colab
 from loader.source import Source
 from loader.transfer import part_path
 from shards.manifest import NAME, dump_manifest
+from shards.mounts import file_system, is_local, on_colab
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loader.catalog import Catalog, Folder
-from loader.mounts import is_local
 from loader.order import Positions
+from shards.mounts import is_local
 
 
 def read_in_place(shards: Catalog, mount: bool | None) -> NDArray[np.bool_]:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from loader.disk import write_whole
-from loader.mounts import is_local
 from loader.transfer import open_url, read_url, retry
 from shards.columns import Strings
 from shards.manifest import LabelStats, Manifest, ShardTable, fingerprint, load_manifest
+from shards.mounts import is_local
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from loader.cache import default_folder
 from loader.disk import DiskRate, ReadRate, measure, sample_reads
 from loader.finding import Finding
-from loader.mounts import file_system, is_local, on_colab
+from shards.mounts import file_system, is_local, on_colab
 
 DRIVE = Path("/content/drive")
 

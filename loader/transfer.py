@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,18 +14,12 @@ import fsspec
 from loader.disk import writing
 from shards.errors import FetchError
 from shards.protocols import missing_package
+from shards.retry import may_pass, network_errors, status
 
 CHUNK_BYTES = 4 << 20
 ATTEMPTS = 6
 FIRST_PAUSE_S = 0.5
-
-# what HTTP and object-store clients raise that is no OSError; looked up only once they are loaded
-_CLIENT_ERRORS = (
-    ("aiohttp", "ClientError"),
-    ("botocore.exceptions", "BotoCoreError"),
-    ("google.auth.exceptions", "TransportError"),
-    ("requests.exceptions", "RequestException"),
-)
+_GONE = (404, 410)
 
 
 class StoppedError(Exception):
@@ -122,8 +115,8 @@ def retry(
 
     Raises:
         FileNotFoundError: at once.
-        FetchError: at once where access is denied or a path leads through a file, else after
-            ``attempts``.
+        FetchError: at once where it will not pass, such as access that is denied or a path that
+            leads through a file, else after ``attempts``.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -133,15 +126,16 @@ def retry(
             raise FetchError(
                 f"{url}: is {wrong}; name a dataset's folder, its manifest.json or tars"
             ) from error
-        except _network_errors() as error:
+        except network_errors() as error:
             if _is_missing(error):
                 raise FileNotFoundError(ENOENT, os.strerror(ENOENT), url) from error
-            if isinstance(error, PermissionError) or _status(error) in (401, 403):
+            if isinstance(error, PermissionError) or status(error) in (401, 403):
                 raise FetchError(f"{url}: access denied: {error}") from error
-            if attempt == attempts:
-                raise FetchError(
-                    f"{url}: failed {attempts} times: {_remedy(url, error)}"
-                ) from error
+            # fsspec says of a server that fails, too, that a file is not there
+            passing = may_pass(error) or isinstance(error, FileNotFoundError)
+            if not passing or attempt == attempts:
+                times = f" {attempt} times" if attempt > 1 else ""
+                raise FetchError(f"{url}: failed{times}: {_remedy(url, error)}") from error
         pause(FIRST_PAUSE_S * 2 ** (attempt - 1))
     raise AssertionError("unreachable")
 
@@ -209,32 +203,20 @@ def _is_http(fs: Any) -> bool:
 
 def _is_missing(error: Exception) -> bool:
     """Whether a file is not there; fsspec says so of web servers that fail, too."""
-    if _status(error) in (404, 410):
+    if status(error) in _GONE:
         return True
-    failed = isinstance(error.__cause__, (TimeoutError, ConnectionError, *_client_errors()))
+    cause = error.__cause__
+    failed = isinstance(cause, network_errors()) and (
+        may_pass(cause) or status(cause) not in (None, *_GONE)
+    )
     return isinstance(error, FileNotFoundError) and not failed
-
-
-def _status(error: BaseException) -> int | None:
-    """HTTP status of an error or of its cause."""
-    for found in (error, error.__cause__):
-        if isinstance(status := getattr(found, "status", None), int):
-            return status
-    return None
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    return OSError, EOFError, *_client_errors()
-
-
-def _client_errors() -> list[type[Exception]]:
-    loaded = ((sys.modules.get(module), name) for module, name in _CLIENT_ERRORS)
-    return [getattr(module, name) for module, name in loaded if module is not None]
 
 
 def _remedy(url: str, error: BaseException) -> str:
     cause = error.__cause__ or error
     reason = f"{type(cause).__name__}: {cause}"
+    if "Credentials" in type(cause).__name__:
+        return f"{reason}. Pass storage_options: key and secret, or anon=True for public data"
     if "/content/drive" in url:
         return f"{reason}. Is Drive mounted? drive.mount('/content/drive', force_remount=True)"
     return f"{reason}. Check the network and the server, then run again: what came is kept"

@@ -17,6 +17,7 @@ def dataset(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    """No test touches the cache of the user."""
+def _own_cache(tmp_path, tmp_path_factory, monkeypatch):
+    """No test touches the caches of the user."""
     monkeypatch.setenv("SHARD_CACHE_DIR", str(tmp_path / "shard-cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache-home")))

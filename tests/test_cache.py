@@ -21,12 +21,12 @@ from loader.ahead import ReadAhead
 from loader.cache import ShardCache, default_folder
 from loader.disk import measure, write_whole
 from loader.mixture import Mixture
-from loader.mounts import file_system, is_local
 from loader.order import Order
 from loader.source import open_source
 from loader.stats import Stats
 from loader.store import ShardStore
 from shards.errors import DataError, FetchError
+from shards.mounts import file_system, is_local
 
 RATE = corpus.SAMPLE_RATE
 SMALL = {"sample_rate": RATE, "clip_seconds": 1.0, "batch_size": 8, "num_workers": 2}
