@@ -1,21 +1,66 @@
-"""Recordings: what their headers say, a segment of one, and its bytes in a shard."""
+"""Audio files: what their headers say, and how the member of a sample is written and read back."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import soundfile
-import soxr
 from numpy.typing import NDArray
 
+from packer.npy import npy_view
+from packer.ogg import set_serial
 from shards.errors import DecodeError
-from shards.pcm import PLAUSIBLE, mix_down, to_int16
+from shards.pcm import PLAUSIBLE
+
+Samples = NDArray[np.int16]  # (frames, channels)
 
 # level 3: as small as the default 5, faster to write and to read
 FLAC_COMPRESSION = 0.375
-EXTENSIONS = {"flac": "flac", "wav": "wav", "npy": "audio.npy"}
+COPY = "copy"
+COPIED = ("flac", "wav", "mp3", "ogg", "opus")  # what may go along as it is
+NPY = "audio.npy"
+_BLOCK = 1 << 16  # frames given to an encoder at a time: Vorbis goes by how it is fed
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """What an audio member may be.
+
+    Attributes:
+        extension: of the member.
+        written: how soundfile writes it; empty where it does not.
+        rates: the only sample rates it has, in Hz, if there are but a few.
+        lowest, highest: bounds of the sample rate, in Hz.
+        channels: the most it may have.
+    """
+
+    extension: str
+    written: Mapping[str, Any] = field(default_factory=dict)
+    rates: tuple[int, ...] = ()
+    lowest: int = 1
+    highest: int = 655_350  # what FLAC's header can say
+    channels: int = 2
+
+
+def pcm16_options(codec: str) -> dict[str, Any]:
+    """How soundfile writes 16-bit "flac" or "wav"."""
+    compression = {"compression_level": FLAC_COMPRESSION} if codec == "flac" else {}
+    return {"format": codec.upper(), "subtype": "PCM_16", **compression}
+
+
+_MPEG_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+CODECS = {
+    "flac": Codec("flac", pcm16_options("flac")),
+    "wav": Codec("wav", pcm16_options("wav")),
+    # beyond these rates libvorbis 1.3 takes the process down with it
+    "ogg": Codec("ogg", {"format": "OGG", "subtype": "VORBIS"}, lowest=8000, highest=192_000),
+    "opus": Codec("opus", {"format": "OGG", "subtype": "OPUS"}, (48000, 24000, 16000, 12000, 8000)),
+    "mp3": Codec("mp3", {"format": "MP3", "subtype": "MPEG_LAYER_III"}, _MPEG_RATES),
+    "npy": Codec(NPY, channels=1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +74,17 @@ class AudioInfo:
     @property
     def duration_s(self) -> float:
         return self.frames / self.sample_rate
+
+
+class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
+    """An audio file that is read on from where the last read ended.
+
+    soundfile seeks there after each read. A decoder of MP3 loses by that what it keeps of the
+    frames before: it clicks.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 def probe_audio(path: Path) -> AudioInfo:
@@ -49,78 +105,91 @@ def probe_audio(path: Path) -> AudioInfo:
     return AudioInfo(info.samplerate, info.frames, size)
 
 
-def read_segment(
-    path: Path, *, start_s: float, end_s: float | None, sample_rate: int
-) -> NDArray[np.int16]:
-    """(frames,) mono int16 of the segment ``[start_s, end_s)``, resampled to ``sample_rate``.
-
-    Raises:
-        DecodeError: if the recording ends or breaks off before the segment does.
-    """
-    try:
-        with soundfile.SoundFile(str(path)) as file:
-            rate, total = file.samplerate, file.frames
-            first = round(start_s * rate)
-            last = total if end_s is None else min(round(end_s * rate), total)
-            file.seek(first)
-            frames = file.read(last - first, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise DecodeError(f"{path}: {error}") from error
-    if len(frames) < last - first:
-        raise DecodeError(f"{path}: breaks off: {len(frames)} of {last - first} frames")
-    mono = mix_down(frames)
-    if not np.isfinite(mono).all():
-        raise DecodeError(f"{path}: holds samples that are not finite numbers")
-    return to_int16(mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate))
-
-
-def encode(samples: NDArray[np.int16], *, sample_rate: int, codec: str) -> bytes:
-    """The content of a member.
+def write_audio(
+    file: IO[bytes],
+    blocks: Iterable[Samples],
+    *,
+    codec: str,
+    sample_rate: int,
+    channels: int = 1,
+    serial: int = 0,
+) -> int:
+    """Write a member, which decodes to as many frames as it was given; how many.
 
     Args:
-        samples: (frames,) int16.
-        codec: "flac", "wav" or "npy".
+        file: empty, open for reading and writing.
+        blocks: (frames, channels) int16; how long they are makes no difference.
+        codec: of ``CODECS``.
+        serial: of the stream, where the codec has one; 32 bits.
     """
-    target = BytesIO()
-    if codec == "npy":
-        np.save(target, samples, allow_pickle=False)
-    else:
-        soundfile.write(target, samples, sample_rate, **pcm16_options(codec))
-    return target.getvalue()
+    frames, written = 0, CODECS[codec].written
+    if not written:
+        return _write_npy(file, blocks)
+    with soundfile.SoundFile(file, "w", sample_rate, channels, **written) as encoder:
+        for block in _equal(blocks):
+            encoder.write(block)
+            frames += len(block)
+    if written["format"] == "OGG":
+        set_serial(file, serial)
+    return frames
 
 
-def pcm16_options(codec: str) -> dict[str, Any]:
-    """How soundfile writes 16-bit "flac" or "wav"."""
-    compression = {"compression_level": FLAC_COMPRESSION} if codec == "flac" else {}
-    return {"format": codec.upper(), "subtype": "PCM_16", **compression}
-
-
-def decode(data: bytes, extension: str) -> tuple[NDArray[np.int16], int | None]:
-    """Samples of a member as packed, and their rate where the member tells it.
+def measure(data: bytes, extension: str) -> tuple[int, int | None]:
+    """Frames that a member decodes to, and its rate where the member tells it.
 
     Raises:
         DecodeError: if it is damaged.
     """
     try:
-        if extension == "audio.npy":
-            return _load_npy(data), None
-        with soundfile.SoundFile(BytesIO(data)) as file:
+        if extension == NPY:
+            return len(npy_view(data, dtype=np.int16)), None
+        with SequentialFile(BytesIO(data)) as file:
             if file.frames > PLAUSIBLE * len(data):
                 raise DecodeError(f"declares {file.frames} frames in {len(data)} bytes")
-            samples, rate = file.read(dtype="int16"), file.samplerate
-    except (soundfile.LibsndfileError, ValueError, EOFError) as error:
+            memory = np.empty((min(_BLOCK, file.frames), file.channels), dtype=np.float32)
+            frames = 0
+            while got := len(file.read(out=memory)):
+                frames += got
+            if frames < file.frames:
+                raise DecodeError(f"decodes to {frames} frames, its header says {file.frames}")
+            return frames, int(file.samplerate)
+    except (soundfile.LibsndfileError, ValueError) as error:
         raise DecodeError(f"audio does not decode: {error}") from error
-    return samples, rate
 
 
-def _load_npy(data: bytes) -> NDArray[np.int16]:
-    """The samples of an audio.npy; what its header claims is read only as far as it is there."""
-    file = BytesIO(data)
-    np.lib.format.read_magic(file)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype != np.int16 or len(shape) != 1 or 2 * shape[0] != len(data) - file.tell():
-        raise DecodeError(f"audio.npy declares {shape} {dtype}: int16 [frames] is due")
-    return np.frombuffer(data, dtype=np.int16, offset=file.tell())
+def _equal(blocks: Iterable[Samples]) -> Iterator[Samples]:
+    """The same frames in blocks of ``_BLOCK``, but for the last."""
+    parts: list[Samples] = []
+    held = 0
+    for block in blocks:
+        parts.append(block)
+        held += len(block)
+        if held >= _BLOCK:
+            joined = np.concatenate(parts)
+            whole = held - held % _BLOCK
+            for start in range(0, whole, _BLOCK):
+                yield joined[start : start + _BLOCK]
+            parts, held = [joined[whole:]], held - whole
+    if held:
+        yield np.concatenate(parts)
+
+
+def _write_npy(file: IO[bytes], blocks: Iterable[Samples]) -> int:
+    """Write mono samples as an array of one dimension, its header last; how many."""
+    _write_header(file, 0)
+    frames, begin = 0, file.tell()
+    for block in blocks:
+        file.write(block.tobytes())
+        frames += len(block)
+    file.seek(0)
+    _write_header(file, frames)
+    assert file.tell() == begin, "numpy leaves room for a longer number"
+    return frames
+
+
+def _write_header(file: IO[bytes], frames: int) -> None:
+    header = {"descr": "<i2", "fortran_order": False, "shape": (frames,)}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _require_file(path: Path) -> int:

@@ -1,36 +1,39 @@
 """Builds a dataset: reads and checks annotations, encodes their segments, writes the shards."""
 
-import json
 import logging
 import math
-import os
-import tempfile
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from packer.audio import EXTENSIONS
-from packer.encode import Encoded, Job, Task, encode_recording
-from packer.journal import Done, Journal
+from packer.card import put_cards
+from packer.carry import Carrier, Stop
+from packer.encode import Encoded, Job, Task, shares
+from packer.inputs import rules_for
+from packer.interrupt import interruptible
+from packer.journal import Done, Journal, clear, kept_samples, other_datasets
 from packer.options import Options
-from packer.plan import Group, assign_splits, plan_groups
-from packer.probe import Segment, probe
-from packer.report import Report
-from packer.shard import Written, write_shards
-from packer.sizes import estimate_audio, plan_bytes
+from packer.plan import Group
+from packer.probe import Intake
+from packer.report import Report, by_kind
+from packer.samples import Samples, plan_samples, read_samples
+from packer.shard import Written, shard_name, write_shard
+from packer.spool import Spool, default_spool, encode_into, encoded_before, forget, locked, writing
 from packer.spread import spread
 from packer.summary import label_stats
 from packer.target import Target
 from shards import __version__
-from shards.errors import AnnotationError, ManifestError
+from shards.errors import AnnotationError
+from shards.faults import Rejection
 from shards.keys import keys_bytes
 from shards.manifest import NAME, Manifest, dump_manifest
-from shards.records import unify
-from shards.schema import Annotation, Rejection, label_names, read_annotations
 
 log = logging.getLogger("packer")
+
+_MORE_THAN_PLANNED = 1.1  # of room: sizes are estimates
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,105 +52,118 @@ def build(
     options: Options | None = None,
     root: Path | None = None,
     rewrite: Mapping[str, str] | None = None,
+    only: str | None = None,
+    label_range: tuple[float, float] | None = None,
+    like: Mapping[str, Any] | None = None,
+    intake: Intake | None = None,
     name: str | None = None,
     workers: int | None = None,
     max_rejected: float = 0.0,
     overwrite: bool = False,
     storage_options: dict[str, Any] | None = None,
+    spool: Path | None = None,
     progress: bool = True,
 ) -> list[Built]:
     """Pack an annotation file into a dataset, or one dataset a split.
 
     All annotations and their sources are checked before anything is written; files appear whole
     and the manifest last. The same input and options give the same bytes, whatever ``workers``.
+    However a build ends, the same call goes on where it stopped.
 
     Args:
         annotations: JSONL, one sample a line.
         out: URL of the folder to make.
         root: folder that relative paths start from; None is the annotation file's.
         rewrite: path prefixes to replace.
+        only: "audio" or "midi" leaves the other out.
+        label_range: lowest and highest value that a label may have.
+        like: a record whose fields are all that samples may have, for data that join others.
+        intake: which samples are made of the annotations; None is one of each.
         name: of the dataset; None is the annotation file's stem.
         workers: encoding processes; None is one a core, 0 this one.
         max_rejected: share of the annotations that may be left out.
         overwrite: replace another dataset in ``out``.
         storage_options: passed to fsspec.
+        spool: local folder for what is encoded and not yet in ``out``; None is in the user's
+            cache directory.
 
     Raises:
         AnnotationError: if more than ``max_rejected`` cannot be packed; nothing is written then.
         ManifestError: if ``out`` holds another dataset.
+        FetchError: if ``out`` cannot be written or is being written by another build, or if the
+            disk of ``spool`` has too little room.
     """
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
     options = options or Options()
-    root = Path(os.path.abspath(annotations.parent if root is None else root))
-    checked, rejected = read_annotations(annotations, root=root, rewrite=rewrite)
-    segments, more = probe(checked, progress=progress)
-    report = Report(annotations, len(checked) + len(rejected), max_rejected, [*rejected, *more])
-    report.check()
-    if not segments:
-        raise AnnotationError(f"{annotations}: none of its annotations can be packed")
-    target = Target(out, storage_options)
-    corpus = _Corpus.of(segments, root)
-    builders = [
-        _Builder(
-            [segments[i] for i in part],
-            [corpus.records[i] for i in part],
-            corpus=corpus,
+    with interruptible():
+        samples = read_samples(
+            annotations,
+            rules_for(annotations, root, rewrite, only, label_range, like),
             options=options,
-            target=target.child(split) if split else target,
-            name=name or annotations.stem,
+            intake=intake,
+            progress=progress,
         )
-        for split, part in _split(segments, corpus.records, options).items()
-    ]
-    _refuse_mixture(target, options.split)
-    for builder in builders:  # all of them before the first one writes
-        builder.journal.refuse_other_data(overwrite=overwrite)
-    built = [builder.run(report, workers=workers, progress=progress) for builder in builders]
-    if any(one.made for one in built):
+        report = Report(annotations, samples.total, max_rejected, list(samples.rejected))
+        report.check()
+        if not samples.segments:
+            raise AnnotationError(f"{annotations}: none of its annotations can be packed")
+        stop, spools = Stop(), spool or default_spool()
+        target = Target(out, storage_options, pause=stop.pause)
+        targets = {split: target.child(split) if split else target for split in samples.parts}
+        with locked(spools, {target.identity, *(each.identity for each in targets.values())}):
+            builders = [
+                _Builder(
+                    samples.part(split),
+                    options=options,
+                    target=each,
+                    name=name or annotations.stem,
+                    spool=Spool(spools, each.identity),
+                    stop=stop,
+                )
+                for split, each in targets.items()
+            ]
+            others = other_datasets(target, options.split, overwrite=overwrite)
+            for builder in builders:  # all of them before the first one writes
+                builder.journal.refuse_other_data(overwrite=overwrite)
+            for other in others:
+                clear(other)
+            built = _make(builders, target, report, workers=workers, progress=progress)
+            put_cards(
+                target, {split: one.manifest for split, one in zip(targets, built, strict=True)}
+            )
+            return built
+
+
+def _make(
+    builders: Sequence["_Builder"],
+    target: Target,
+    report: Report,
+    *,
+    workers: int | None,
+    progress: bool,
+) -> list[Built]:
+    """Make all datasets, then say what was left out, and then what is there."""
+    finished = [builder.make(report, workers=workers, progress=progress) for builder in builders]
+    if not all(finished):
         if report.rejected:
             target.write("rejected.jsonl", report.lines())
             left_out, url = len(report.rejected), target.url
             log.warning("%d of %d left out: %s/rejected.jsonl", left_out, report.total, url)
+            for line in by_kind(report.rejected):
+                log.warning("%s", line)
         else:
             target.remove("rejected.jsonl")
+    built = [builder.finish() for builder in builders]
+    for builder in builders:  # their notes tell who was left out, so all manifests come first
+        builder.end()
+    if target.on_drive and any(one.made for one in built):
+        log.warning(
+            "%s: Drive's client has all files, but may not have uploaded them; before this "
+            "machine goes away, run: from google.colab import drive; drive.flush_and_unmount()",
+            target.url,
+        )
     return built
-
-
-def _refuse_mixture(target: Target, splits: Collection[str]) -> None:
-    """A folder holds a dataset or its splits; what --overwrite would leave behind is not mixed in.
-
-    Raises:
-        ManifestError: if it holds a dataset beside which this one would lie.
-    """
-    names = target.names()
-    others = [NAME] if splits and NAME in names else []
-    folders = [name for name in names if "." not in name and name not in splits]
-    others += [f"{name}/{NAME}" for name in folders if NAME in target.child(name).names()]
-    if others:
-        raise ManifestError(
-            f"{target.url}: holds {others[0]}, a dataset of other splits; choose another folder"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Corpus:
-    """What all samples of an annotation file share, whichever split they go to."""
-
-    records: list[dict[str, Any]]
-    labels: tuple[str, ...]
-    has_audio: bool
-    has_midi: bool
-
-    @classmethod
-    def of(cls, segments: Sequence[Segment], root: Path) -> "_Corpus":
-        annotations = [segment.annotation for segment in segments]
-        labels = label_names(annotations)
-        return cls(
-            unify(_record(annotation, root, labels) for annotation in annotations),
-            labels,
-            any(annotation.audio is not None for annotation in annotations),
-            any(annotation.midi is not None for annotation in annotations),
-        )
 
 
 class _Builder:
@@ -155,93 +171,186 @@ class _Builder:
 
     def __init__(
         self,
-        segments: Sequence[Segment],
-        records: Sequence[dict[str, Any]],
+        samples: Samples,
         *,
-        corpus: _Corpus,
         options: Options,
         target: Target,
         name: str,
+        spool: Spool,
+        stop: Stop,
     ) -> None:
-        self._segments, self._records, self._corpus = segments, records, corpus
+        self._segments, self._records = samples.segments, samples.records
+        self._corpus = samples.corpus
+        self._seconds = array("d", (segment.duration_s for segment in samples.segments))
         self._options, self._target, self._name = options, target, name
-        self._identity = asdict(options) | {"input_sha256": _input_hash(segments, records)}
+        self._spool, self._stop = spool, stop
+        self._identity = asdict(options) | {"input_sha256": samples.identity}
+        self._finished: Manifest | None = None
+        self._done: list[Done] = []
         self.journal = Journal(target, name, self._identity)
 
-    def run(self, report: Report, *, workers: int | None, progress: bool) -> Built:
-        """Make what is missing of the dataset."""
-        finished = self.journal.finished()
-        if finished is not None:
-            self.journal.end()  # notes of a run that was killed right at its end
-            return Built(self._target.url, finished, made=False)
+    def make(self, report: Report, *, workers: int | None, progress: bool) -> bool:
+        """Make what is missing of the shards, and add what is left out to the report.
+
+        Returns:
+            Whether the dataset was found finished.
+        """
+        self._finished = self.journal.finished()
+        if self._finished is not None:
+            report.rejected += self._rejections(self.journal.rejected())
+            return True
         self.journal.begin()
-        shards: list[Written] = []
-        durations: dict[int, float] = {}
-        groups = self._plan()
-        for number, group in enumerate(groups):
-            done = self.journal.group(number, group.shards)
-            if done is None:
-                done = self._make_group(group, len(shards), report, workers, progress)
-                self.journal.finish_group(number, done)
-            else:
-                report.rejected += [self._rejection(i, why) for i, why in done.rejected.items()]
-            shards += done.shards
-            durations |= done.durations
-        manifest = self._manifest(shards, durations)
+        resumed = self._spool.begin()
+        groups = plan_samples(self._segments, self._options)
+        if resumed:
+            self._spool.keep({job.spool for group in groups for job in self._jobs(group)})
+        first = 0
+        with Carrier[Done](self._stop) as carrier:
+            for number, group in enumerate(groups):
+                carry, rejected = self._prepare(number, group, first, carrier, workers, progress)
+                report.rejected += self._rejections(rejected)
+                report.check()
+                carrier.submit(carry)
+                first += len(kept_samples(group.shards, rejected))
+            self._done = carrier.results()
+        return False
+
+    def finish(self) -> Built:
+        """Write the manifest, if it is not there, and what else goes with it."""
+        if self._finished is not None:
+            return Built(self._target.url, self._finished, made=False)
+        shards = [shard for done in self._done for shard in done.shards]
+        manifest = self._manifest(shards)
         self._target.write("keys.bin", keys_bytes(self._keys(shard) for shard in shards))
         self._target.write(NAME, dump_manifest(manifest))
-        self.journal.end()
         return Built(self._target.url, manifest, made=True)
 
-    def _plan(self) -> list[Group]:
-        options = self._options
-        audio = estimate_audio(self._segments, codec=options.audio, sample_rate=options.sample_rate)
-        return plan_groups(
-            self._segments,
-            plan_bytes(self._segments, audio),
-            seed=options.seed,
-            group_bytes=options.group_bytes,
-            shard_bytes=options.shard_bytes,
-        )
+    def end(self) -> None:
+        """Remove what only an unfinished build needs."""
+        self._spool.end()
+        self.journal.end()
 
-    def _make_group(
-        self, group: Group, first: int, report: Report, workers: int | None, progress: bool
+    def _prepare(
+        self,
+        number: int,
+        group: Group,
+        first: int,
+        carrier: Carrier[Done],
+        workers: int | None,
+        progress: bool,
+    ) -> tuple[Callable[[], Done], dict[int, str]]:
+        """Encode a group, unless it is in the target; how it gets there, and what is left out."""
+        done = self.journal.group(number, group.shards, first=first)
+        if done is not None:
+            return lambda: done, dict(done.rejected)
+        encoded = self._encode(group, carrier, workers, progress)
+        rejected = {i: place.reason for i, (_, place) in encoded.items() if place.reason}
+        shards = kept_samples(group.shards, rejected)
+        return partial(self._carry, number, shards, encoded, rejected, first), rejected
+
+    def _carry(
+        self,
+        number: int,
+        shards: Sequence[tuple[int, ...]],
+        encoded: Mapping[int, tuple[Path, Encoded]],
+        rejected: Mapping[int, str],
+        first: int,
     ) -> Done:
-        """Encode a group and move its shards to the target."""
-        with tempfile.TemporaryDirectory(prefix="packer-") as folder:
-            encoded = self._encode(group, Path(folder), workers, progress)
-            rejected = {i: place.reason for i, (_, place) in encoded.items() if place.reason}
-            report.rejected += [self._rejection(index, why) for index, why in rejected.items()]
-            report.check()
-            good = {i: found for i, found in encoded.items() if i not in rejected}
-            shards = []
-            for shard in write_shards(group.shards, good, Path(folder), first=first):
-                for name in (shard.info.url, f"{shard.info.url}.idx"):
-                    self._target.put(Path(folder) / name, name)
-                shards.append(shard)
-        return Done(shards, {i: place.duration_s for i, (_, place) in good.items()}, rejected)
+        """Cut the shards of a group one by one, each moved to the target before the next."""
+        written = []
+        for place, samples in enumerate(shards):
+            self._stop.pause()
+            path = self._spool.folder / shard_name(first + place)
+            with writing(path.parent):
+                shard = write_shard(samples, encoded, path)
+            index = path.with_name(f"{path.name}.idx")
+            self._put(path, shard.info.filesize, shard.info.sha256)
+            self._put(index, index.stat().st_size, shard.index_sha256)
+            written.append(shard)
+        durations = {i: encoded[i][1].duration_s for shard in shards for i in shard}
+        done = Done(written, durations, rejected)
+        self.journal.finish_group(number, done)
+        for spool in {spool for spool, _ in encoded.values()}:
+            forget(spool)
+        return done
+
+    def _put(self, path: Path, size: int | None, sha256: str | None) -> None:
+        if self.journal.has(path.name, size, sha256):
+            path.unlink()
+        else:
+            self._target.put(path, path.name)
 
     def _encode(
-        self, group: Group, folder: Path, workers: int | None, progress: bool
+        self, group: Group, carrier: Carrier[Done], workers: int | None, progress: bool
     ) -> dict[int, tuple[Path, Encoded]]:
         """Encode all recordings of a group; spool file and place in it, by sample."""
-        jobs = [
-            self._job(recording.indices, folder / f"{number}.blocks")
-            for number, recording in enumerate(group.recordings)
-        ]
+        jobs = self._jobs(group)
+        found = {job.spool: encoded_before(job) for job in jobs}
+        missing = [job for job in jobs if found[job.spool] is None]
+        if len(missing) < len(jobs):
+            log.info("%d recordings are encoded already", len(jobs) - len(missing))
+        self._require_room(group, missing, carrier)
         results = spread(
-            encode_recording, jobs, workers=workers, label="recordings", progress=progress
+            encode_into, missing, workers=workers, label="recordings", progress=progress
         )
-        return {
-            place.index: (job.spool, place)
-            for job, places in zip(jobs, results, strict=True)
-            for place in places
-        }
+        for job, places in zip(missing, results, strict=True):
+            found[job.spool] = places
+            carrier.check()
+        self._warn_of_clipping(place for job in jobs for place in found[job.spool] or ())
+        return {place.index: (job.spool, place) for job in jobs for place in found[job.spool] or ()}
 
-    def _job(self, indices: Sequence[int], spool: Path) -> Job:
+    def _warn_of_clipping(self, places: Iterable[Encoded]) -> None:
+        clipped = sorted(place.index for place in places if place.clipped)
+        if clipped:
+            example = self._segments[clipped[0]].annotation
+            log.warning(
+                "%d samples clip: 4 frames in a row, or one in a thousand, are as loud as their "
+                "recording can hold; such as line %d, key %s",
+                *(len(clipped), example.line, example.key),
+            )
+
+    def _require_room(self, group: Group, missing: Sequence[Job], carrier: Carrier[Done]) -> None:
+        """Check for room for what is to be encoded, and for the shards that are cut from it.
+
+        If there is too little while the group before is on its way, it is waited for.
+        """
+        planned = {
+            index: size
+            for recording in group.recordings
+            for index, size in zip(recording.indices, recording.planned_bytes, strict=True)
+        }
+        total = sum(planned.values())
+        to_encode = sum(planned[task.index] for job in missing for task in job.tasks)
+        stays = self._target.shares_disk(self._spool.folder)
+        to_cut = total if stays else min(total, self._options.shard_bytes)
+        needed = round(_MORE_THAN_PLANNED * (to_encode + to_cut))
+        if not self._spool.has_room(2 * needed):
+            carrier.wait()
+        self._spool.require_room(needed)
+
+    def _jobs(self, group: Group) -> list[Job]:
+        """What is to be encoded for a group, in order."""
+        return [
+            self._job(samples)
+            for recording in group.recordings
+            for samples in shares(recording.indices, self._seconds)
+        ]
+
+    def _job(self, indices: Sequence[int]) -> Job:
         tasks = tuple(self._task(index) for index in indices)
         options = self._options
-        return Job(spool, tasks, options.audio, options.sample_rate, self._corpus.has_midi)
+        job = Job(
+            Path(),
+            tasks,
+            options.audio,
+            self._corpus.extension,
+            options.sample_rate,
+            options.channels,
+            self._corpus.has_midi,
+            with_notes=options.midi == "notes",
+        )
+        content = [self._segments[index].content for index in indices]
+        return replace(job, spool=self._spool.recording(job, content))
 
     def _task(self, index: int) -> Task:
         segment = self._segments[index]
@@ -257,79 +366,27 @@ class _Builder:
             record=self._records[index],
         )
 
-    def _rejection(self, index: int, reason: str) -> Rejection:
-        annotation = self._segments[index].annotation
-        return Rejection(annotation.line, reason, annotation.record)
+    def _rejections(self, reasons: Mapping[int, str]) -> list[Rejection]:
+        lines = {index: self._segments[index].annotation for index in reasons}
+        return [Rejection(lines[i].line, why, lines[i].record) for i, why in reasons.items()]
 
     def _keys(self, shard: Written) -> list[str]:
         return [self._segments[index].annotation.key for index in shard.samples]
 
-    def _manifest(self, shards: Sequence[Written], durations: Mapping[int, float]) -> Manifest:
+    def _manifest(self, shards: Sequence[Written]) -> Manifest:
         packed = [index for shard in shards for index in shard.samples]
         assert len(packed) == len(set(packed)), "a sample is in two shards"
-        audio = {"audio": EXTENSIONS[self._options.audio]} if self._corpus.has_audio else {}
+        audio = {"audio": self._corpus.extension} if self._corpus.extension else {}
         midi = {"midi": "mid"} if self._corpus.has_midi else {}
+        notes = {"notes": "notes.npy"} if midi and self._options.midi == "notes" else {}
+        durations = (second for done in self._done for second in done.durations.values())
         labels = (dict(self._segments[index].annotation.labels) for index in packed)
         return Manifest(
             name=self._name,
             shards=tuple(shard.info for shard in shards),
-            fields=audio | midi,
+            fields=audio | midi | notes,
             labels=label_stats(self._corpus.labels, labels),
             options=self._identity,
-            duration_s=round(math.fsum(durations[index] for index in packed), 3),
+            duration_s=round(math.fsum(durations), 3),
             packer_version=__version__,
         )
-
-
-def _split(
-    segments: Sequence[Segment], records: Sequence[dict[str, Any]], options: Options
-) -> dict[str, list[int]]:
-    """Samples of each split, in order; all of them under an empty name without splits."""
-    if not options.split:
-        return {"": list(range(len(segments)))}
-    groups = [
-        _group(segment.annotation.line, record, options.group_by)
-        for segment, record in zip(segments, records, strict=True)
-    ]
-    chosen = assign_splits(groups, shares=options.split, seed=options.seed)
-    parts: dict[str, list[int]] = {split: [] for split in options.split}
-    for index, split in enumerate(chosen):
-        parts[split].append(index)
-    if empty := [split for split, part in parts.items() if not part]:
-        raise ValueError(
-            f"split {empty[0]!r} would be empty: {len(set(groups))} groups of "
-            f"{options.group_by or 'recordings'} are too few for {dict(options.split)}"
-        )
-    return parts
-
-
-def _group(line: int, record: dict[str, Any], group_by: str | None) -> str:
-    """What must not be in two splits: the recording, by its path from the root, or a field."""
-    if group_by is None:
-        return str(record.get("audio_path") or record["midi_path"])
-    if record.get(group_by) is None:
-        raise AnnotationError(f"line {line} has no {group_by!r} to group by")
-    return json.dumps(record[group_by], sort_keys=True)
-
-
-def _record(annotation: Annotation, root: Path, labels: Sequence[str]) -> dict[str, Any]:
-    """The JSON of a sample before the union with others: paths from the root, labels as floats."""
-    record = dict(annotation.record)
-    for name, path in (("audio_path", annotation.audio), ("midi_path", annotation.midi)):
-        if path is not None and path.is_relative_to(root):
-            record[name] = path.relative_to(root).as_posix()
-    for name in ("start_time", "end_time"):
-        if record.get(name) is not None:
-            record[name] = float(record[name])
-    if labels:
-        record["labels"] = {name: annotation.labels.get(name) for name in labels}
-    return record
-
-
-def _input_hash(segments: Sequence[Segment], records: Sequence[dict[str, Any]]) -> str:
-    """Identity of the input: keys, records, content of sources, and nothing of this machine."""
-    digest = sha256()
-    for segment, record in zip(segments, records, strict=True):
-        identity = [segment.annotation.key, record, segment.content]
-        digest.update(json.dumps(identity).encode())
-    return digest.hexdigest()

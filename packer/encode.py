@@ -1,15 +1,27 @@
-"""Encodes the segments of a recording into tar blocks; what the worker processes run."""
+"""Encodes segments of a recording into tar blocks; what the worker processes run."""
 
 import json
-from collections.abc import Mapping
+import os
+import shutil
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, BinaryIO
 
-from packer.audio import EXTENSIONS, encode, read_segment
+from packer.audio import COPIED, COPY, write_audio
+from packer.recording import SILENT, Level, OpenRecording
+from packer.table import notes_npy
 from shards.errors import DecodeError
+from shards.keys import key_hash
 from shards.notes import cut_midi, empty_midi, end_time, parse_midi
-from shards.tar import sample_bytes
+from shards.tar import BLOCK, sample_bytes
+
+JOB_S = 300.0  # seconds of audio that a job encodes, if it has more than one sample
+_SERIALS = 1 << 32
+_IN_MEMORY_BYTES = 8 << 20  # of an audio member; a longer one is encoded into a file
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +30,7 @@ class Task:
 
     Attributes:
         record: its JSON, but for what is computed here.
-        whole: the segment is all of its sources, so that the MIDI file goes along as it is.
+        whole: the segment is all of its sources, so that their files may go along as they are.
     """
 
     index: int
@@ -33,70 +45,174 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The tasks of one recording, and the file that their tar blocks are appended to."""
+    """Samples of one recording, and the file that their tar blocks are appended to.
+
+    Attributes:
+        extension: of the audio members.
+        with_midi: every sample has a MIDI file.
+        with_notes: and beside it a table of its notes.
+    """
 
     spool: Path
     tasks: tuple[Task, ...]
     codec: str
+    extension: str
     sample_rate: int
+    channels: int
     with_midi: bool
+    with_notes: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Where a sample lies in its spool file; or, with ``reason``, why it could not be encoded."""
+    """Where a sample lies in its spool file; or, with ``reason``, why it could not be encoded.
+
+    Attributes:
+        clipped: its recording was too loud for its format there.
+    """
 
     index: int
     offset: int = 0
     size: int = 0
     duration_s: float = 0.0
     reason: str = ""
+    clipped: bool = False
+
+
+def shares(samples: Iterable[int], seconds: Sequence[float]) -> list[list[int]]:
+    """Samples of a recording in jobs of about ``JOB_S``, so that all cores share a long one.
+
+    Args:
+        samples: in order; each is a place in ``seconds``.
+    """
+    found: list[list[int]] = []
+    room_s = 0.0
+    for sample in samples:
+        if not found or seconds[sample] > room_s:
+            found.append([])
+            room_s = JOB_S
+        found[-1].append(sample)
+        room_s -= seconds[sample]
+    return found
+
+
+def copied_extension(recordings: Iterable[str]) -> str:
+    """The extension that most recordings have, of those that may be copied."""
+    counts = dict.fromkeys(COPIED, 0)
+    for recording in recordings:
+        if (extension := _extension(Path(recording))) in counts:
+            counts[extension] += 1
+    return max(COPIED, key=lambda extension: counts[extension])
 
 
 def encode_recording(job: Job) -> list[Encoded]:
     """Encode every task of a job into its spool file."""
     results: list[Encoded] = []
-    with job.spool.open("wb") as spool:
+    with job.spool.open("wb") as spool, OpenRecording(job.tasks[0].audio) as recording:
         for task in job.tasks:
             try:
-                blocks, duration_s = encode_sample(task, job)
+                results.append(_encode_sample(task, job, recording, spool))
             except DecodeError as error:
                 results.append(Encoded(task.index, reason=str(error)))
-                continue
-            results.append(Encoded(task.index, spool.tell(), len(blocks), duration_s))
-            spool.write(blocks)
     return results
 
 
-def encode_sample(task: Task, job: Job) -> tuple[bytes, float]:
-    """The tar blocks of a sample, and its duration in seconds.
+def _encode_sample(task: Task, job: Job, recording: OpenRecording, spool: BinaryIO) -> Encoded:
+    """Append the tar blocks of a sample to the spool.
 
     Raises:
-        DecodeError: if a source cannot be read to the end of the segment.
+        DecodeError: if a source cannot be packed; nothing is appended then.
     """
-    members: dict[str, bytes] = {}
+    midi, place = _midi(task, with_notes=job.with_notes) if job.with_midi else ({}, {})
     computed: dict[str, Any] = {"duration": task.end_s - task.start_s}
+    offset, level = spool.tell(), Level()
     if task.audio is not None:
-        samples = read_segment(
-            task.audio, start_s=task.start_s, end_s=task.end_s, sample_rate=job.sample_rate
-        )
-        members[EXTENSIONS[job.codec]] = encode(
-            samples, sample_rate=job.sample_rate, codec=job.codec
-        )
-        computed = {"sample_rate": job.sample_rate, "frames": len(samples)}
-        computed["duration"] = len(samples) / job.sample_rate
-    if job.with_midi:
-        midi, place = _midi(task)
-        computed |= place
-    record = json.dumps({**task.record, **computed}, ensure_ascii=False, allow_nan=False)
-    members["json"] = record.encode()
-    if job.with_midi:
-        members["mid"] = midi
-    return sample_bytes(task.key, members), float(computed["duration"])
+        with _member_file(task.audio, job) as file:
+            encode = _check_copy if job.codec == COPY else _encode_audio
+            rate, frames = encode(task, job, recording, file, level)
+            _refuse_silence(task, level)
+            _append(spool, f"{task.key}.{job.extension}", file)
+        computed = {"sample_rate": rate, "frames": frames, "duration": frames / rate}
+    record = json.dumps({**task.record, **computed, **place}, ensure_ascii=False, allow_nan=False)
+    spool.write(sample_bytes(task.key, {"json": record.encode(), **midi}))
+    size, duration_s = spool.tell() - offset, float(computed["duration"])
+    return Encoded(task.index, offset, size, duration_s, clipped=level.clipped)
 
 
-def _midi(task: Task) -> tuple[bytes, dict[str, Any]]:
-    """The MIDI of a segment, and where in the source's meter it starts."""
+def _member_file(audio: Path, job: Job) -> IO[bytes]:
+    """Where the bytes of an audio member are: the recording, or what is to be filled."""
+    if job.codec == COPY:
+        return audio.open("rb")
+    return SpooledTemporaryFile(_IN_MEMORY_BYTES, "w+b", dir=str(job.spool.parent))
+
+
+def _encode_audio(
+    task: Task, job: Job, recording: OpenRecording, file: IO[bytes], level: Level
+) -> tuple[int, int]:
+    """Encode a segment into an empty file; its rate and frames."""
+    blocks = recording.segment(
+        start_s=task.start_s,
+        end_s=task.end_s,
+        sample_rate=job.sample_rate,
+        channels=job.channels,
+        level=level,
+    )
+    frames = write_audio(
+        file,
+        blocks,
+        codec=job.codec,
+        sample_rate=job.sample_rate,
+        channels=job.channels,
+        serial=key_hash(task.key) % _SERIALS,
+    )
+    return job.sample_rate, frames
+
+
+def _check_copy(
+    task: Task, job: Job, recording: OpenRecording, _file: IO[bytes], level: Level
+) -> tuple[int, int]:
+    """Decode a recording that goes along as it is, to hear that it is whole; its rate and frames.
+
+    Raises:
+        DecodeError: if it cannot go along.
+    """
+    assert task.audio is not None
+    extension = _extension(task.audio)
+    if extension not in COPIED:
+        raise DecodeError(f"{task.audio}: only {', '.join(COPIED)} can be copied: choose a codec")
+    if extension != job.extension:
+        raise DecodeError(
+            f"{task.audio}: is no .{job.extension} as most of the recordings are, and the samples "
+            "of a dataset have one codec: pack it by itself, or choose a codec for all"
+        )
+    if not task.whole:
+        raise DecodeError(
+            f"{task.audio}: a segment cannot be copied: leave out start_time and end_time, or "
+            "choose a codec"
+        )
+    rate = recording.sample_rate
+    blocks = recording.segment(start_s=0.0, end_s=None, sample_rate=rate, channels=1, level=level)
+    return rate, sum(map(len, blocks))
+
+
+def _refuse_silence(task: Task, level: Level) -> None:
+    if level.peak <= SILENT:
+        raise DecodeError(
+            f"{task.audio}: silent from {task.start_s:.3f} to {task.end_s:.3f} s: nowhere above "
+            "-90 dBFS"
+        )
+
+
+def _midi(task: Task, *, with_notes: bool) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The MIDI members of a segment, and where in the source's meter it starts."""
+    data, place = _cut_midi(task)
+    members = {"mid": data}
+    if with_notes:
+        members["notes.npy"] = notes_npy(data, beat=place["midi_beat"])
+    return members, place
+
+
+def _cut_midi(task: Task) -> tuple[bytes, dict[str, Any]]:
     if task.midi is None:
         return empty_midi(), {"midi_bar": 0, "midi_beat": 0.0, "has_midi": False}
     try:
@@ -108,3 +224,17 @@ def _midi(task: Task) -> tuple[bytes, dict[str, Any]]:
         return data, {"midi_bar": 0, "midi_beat": 0.0, "has_midi": True}
     cut = cut_midi(score, start_s=task.start_s, end_s=task.end_s)
     return cut.midi, {"midi_bar": cut.bar, "midi_beat": cut.beat, "has_midi": True}
+
+
+def _append(spool: BinaryIO, name: str, file: IO[bytes]) -> None:
+    """Append a file as a member: its header, its bytes and padding, as ``sample_bytes`` does."""
+    header = tarfile.TarInfo(name)
+    header.size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    spool.write(header.tobuf(tarfile.USTAR_FORMAT))
+    shutil.copyfileobj(file, spool, _CHUNK_BYTES)
+    spool.write(bytes(-header.size % BLOCK))
+
+
+def _extension(path: Path) -> str:
+    return path.suffix[1:].lower()

@@ -1,16 +1,19 @@
 """What a target folder already holds: this dataset finished, or begun, or another one."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from packer.shard import Written
+from packer.card import remove_card
+from packer.shard import Written, shard_name
 from packer.target import Target
 from shards.errors import ManifestError
 from shards.manifest import NAME, Manifest, ShardInfo, load_manifest
 
 _BEGUN = "build.json"
+_READERS = 8  # files read back at a time, which a slow mount rewards
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Journal:
             options: with ``name``, what tells this dataset from others; JSON values.
         """
         self._target, self._overwrite = target, False
+        self._sizes: dict[str, int] = {}
         self._identity = json.loads(json.dumps({"name": name, "options": options}))
 
     def refuse_other_data(self, *, overwrite: bool) -> None:
@@ -71,8 +75,9 @@ class Journal:
         if self._overwrite or NAME not in self._target.names():
             return None
         manifest = self._manifest()
+        sizes = self._target.sizes()
         for shard in manifest.shards:
-            if not self._has(shard):
+            if sizes.get(shard.url) != shard.filesize or f"{shard.url}.idx" not in sizes:
                 raise ManifestError(
                     f"{self._target.url}/{shard.url}: missing or not {shard.filesize} bytes as "
                     "the manifest says; make the dataset anew with --overwrite"
@@ -80,33 +85,46 @@ class Journal:
         return manifest
 
     def begin(self) -> None:
-        """Clear away what is to be overwritten, and note what is being made."""
-        if self._overwrite:
-            for name in sorted(self._target.names(), key=lambda name: name != NAME):
-                if _is_ours(name):
-                    self._target.remove(name)
-        self._target.write(_BEGUN, json.dumps(self._identity).encode())
+        """Clear away what is to be overwritten or came in part; note what is being made."""
+        self._target.remove_partials()
+        if self._overwrite and not self._is_begun():
+            clear(self._target)
+        self._sizes = self._target.sizes()
+        if _BEGUN not in self._sizes:
+            self._target.write(_BEGUN, json.dumps(self._identity).encode())
 
-    def group(self, number: int, planned: Sequence[Sequence[int]]) -> Done | None:
+    def group(self, number: int, planned: Sequence[Sequence[int]], *, first: int) -> Done | None:
         """What an earlier run made of a group, if all of it is there and planned as it is now.
 
         A plan goes by measured sizes, which another version of a codec may change.
+
+        Args:
+            planned: samples of each shard, in order.
+            first: number of its first shard.
         """
-        try:
-            note = json.loads(self._target.read(_group_name(number)))
-        except FileNotFoundError:
+        done = self._done(_group_name(number)) if _group_name(number) in self._sizes else None
+        if done is None:
             return None
-        shards = [
-            Written(ShardInfo(**shard["info"]), tuple(shard["samples"])) for shard in note["shards"]
-        ]
-        done = Done(shards, _by_index(note["durations"]), _by_index(note["rejected"]))
-        kept = [tuple(i for i in shard if i not in done.rejected) for shard in planned]
-        as_planned = [shard.samples for shard in shards] == [shard for shard in kept if shard]
-        return done if as_planned and all(self._has(shard.info) for shard in shards) else None
+        expected = kept_samples(planned, done.rejected)
+        if [shard.samples for shard in done.shards] != expected:
+            return None
+        names = [shard_name(first + place) for place in range(len(expected))]
+        whole = [shard.info.url for shard in done.shards] == names and self._has_all(done.shards)
+        return done if whole else None
+
+    def has(self, name: str, size: int | None, sha256: str | None) -> bool:
+        """Whether an earlier run put this very file into the target."""
+        return self._sizes.get(name) == size and self._target.sha256(name) == sha256
 
     def finish_group(self, number: int, done: Done) -> None:
         """Note a group whose shards are all in the target."""
         self._target.write(_group_name(number), json.dumps(asdict(done)).encode())
+
+    def rejected(self) -> dict[int, str]:
+        """Reasons, by sample, of all that finished groups left out."""
+        names = filter(_is_group, self._target.names())
+        notes = [done for name in names if (done := self._done(name)) is not None]
+        return {index: reason for done in notes for index, reason in done.rejected.items()}
 
     def end(self) -> None:
         """Remove the notes: the manifest is there."""
@@ -114,15 +132,92 @@ class Journal:
             if name == _BEGUN or _is_group(name):
                 self._target.remove(name)
 
+    def _done(self, name: str) -> Done | None:
+        """What a note says; None if it is torn, or another version's."""
+        try:
+            note = json.loads(self._target.read(name))
+            shards = [
+                Written(ShardInfo(**shard["info"]), tuple(shard["samples"]), shard["index_sha256"])
+                for shard in note["shards"]
+            ]
+            return Done(shards, _by_index(note["durations"]), _by_index(note["rejected"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def _has_all(self, shards: Sequence[Written]) -> bool:
+        """Whether all shards are there; what may not have been uploaded is read back."""
+        infos = [shard.info for shard in shards]
+        sizes = self._sizes
+        indexes = [sizes.get(f"{info.url}.idx") == 8 * (info.nsamples + 1) for info in infos]
+        if not all(indexes) or any(sizes.get(info.url) != info.filesize for info in infos):
+            return False
+        if self._target.on_disk:
+            return True
+        files = [(info.url, info.sha256) for info in infos]
+        files += [(f"{shard.info.url}.idx", shard.index_sha256) for shard in shards]
+        with ThreadPoolExecutor(_READERS) as pool:
+            return all(pool.map(lambda file: self._target.sha256(file[0]) == file[1], files))
+
+    def _is_begun(self) -> bool:
+        """Whether this very build was begun, and so has cleared the folder."""
+        names = self._target.names()
+        begun = _BEGUN in names and NAME not in names
+        return begun and json.loads(self._target.read(_BEGUN)) == self._identity
+
     def _manifest(self) -> Manifest:
         return load_manifest(self._target.read(NAME), name=f"{self._target.url}/{NAME}")
 
-    def _has(self, shard: ShardInfo) -> bool:
-        try:
-            self._target.size(f"{shard.url}.idx")
-            return self._target.size(shard.url) == shard.filesize
-        except FileNotFoundError:
-            return False
+
+def clear(target: Target) -> None:
+    """Remove what a build made in a folder, the manifest first."""
+    for name in sorted(target.names(), key=lambda name: name != NAME):
+        if _is_ours(name):
+            target.remove(name)
+    remove_card(target)
+    target.remove_if_empty()
+
+
+def other_datasets(target: Target, splits: Collection[str], *, overwrite: bool) -> list[Target]:
+    """Datasets in a folder beside which the ones to be made would lie, and which may be replaced.
+
+    A folder holds a dataset or its splits.
+
+    Args:
+        splits: to be made; empty if the folder itself is to be a dataset.
+
+    Raises:
+        ManifestError: if there is one, unless ``overwrite`` and it was made by a build.
+    """
+    folders = [name for name in target.names() if "." not in name and name not in splits]
+    found = [target.child(name) for name in folders]
+    others = [one for one in ([target] if splits else []) + found if _holds_dataset(one)]
+    for other in others:
+        if not (overwrite and _is_made_here(other)):
+            raise ManifestError(
+                f"{target.url}: holds {other.url}, a dataset of other splits; choose another "
+                "folder, or pass --overwrite to replace it"
+            )
+    return others
+
+
+def kept_samples(
+    planned: Sequence[Sequence[int]], rejected: Collection[int]
+) -> list[tuple[int, ...]]:
+    """Samples of each shard without those rejected; shards of which nothing stays are left out."""
+    kept = [tuple(index for index in shard if index not in rejected) for shard in planned]
+    return [shard for shard in kept if shard]
+
+
+def _holds_dataset(target: Target) -> bool:
+    return not {NAME, _BEGUN}.isdisjoint(target.names())
+
+
+def _is_made_here(target: Target) -> bool:
+    """Whether the dataset that a folder holds, or the beginning of one, is of this packer."""
+    if NAME not in target.names():
+        return True
+    manifest = load_manifest(target.read(NAME), name=f"{target.url}/{NAME}")
+    return bool(manifest.packer_version)
 
 
 def _group_name(number: int) -> str:

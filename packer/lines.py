@@ -1,4 +1,4 @@
-"""JSON lines in and out, and files that appear whole or not at all."""
+"""Writes JSON lines, and files that appear whole or not at all."""
 
 import json
 import os
@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from shards.errors import AnnotationError
 
 
 @contextmanager
@@ -20,29 +18,6 @@ def appearing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def read_lines(annotations: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (FILE:LINE, object) for every line that is not blank.
-
-    Raises:
-        AnnotationError: if the file cannot be read, or a line is not a JSON object.
-    """
-    try:
-        text = annotations.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{annotations}: {error}") from error
-    for number, row in enumerate(text.split("\n"), start=1):
-        where = f"{annotations}:{number}"
-        if not row.strip():
-            continue
-        try:
-            line = json.loads(row)
-        except json.JSONDecodeError as error:
-            raise AnnotationError(f"{where}: not JSON: {error}") from error
-        if not isinstance(line, dict):
-            raise AnnotationError(f"{where}: must be a JSON object, got {type(line).__name__}")
-        yield where, line
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """Which sample goes into which split, group and shard. Pure: decided before anything is encoded."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TypeVar
@@ -36,9 +36,21 @@ class Group:
     shards: tuple[tuple[int, ...], ...]
 
 
-def rank(seed: int, *names: object) -> bytes:
+def rank(seed: int, purpose: str, name: object) -> bytes:
     """Sort key that shuffles: the same on every machine, for ever."""
-    return sha256("\0".join([str(seed), *map(str, names)]).encode()).digest()
+    return ranking(seed, purpose)(name)
+
+
+def ranking(seed: int, purpose: str) -> Callable[[object], bytes]:
+    """``rank`` of one seed and purpose, for many names."""
+    start = sha256(f"{seed}\0{purpose}\0".encode())
+
+    def ranked(name: object) -> bytes:
+        digest = start.copy()
+        digest.update(str(name).encode())
+        return digest.digest()
+
+    return ranked
 
 
 def assign_splits(
@@ -59,7 +71,8 @@ def assign_splits(
     total = sum(shares.values())
     lacking = {split: share / total * len(groups) for split, share in shares.items()}
     chosen: dict[Hashable, str] = {}
-    for group in sorted(sizes, key=lambda group: (-sizes[group], rank(seed, "split", group))):
+    shuffled = ranking(seed, "split")
+    for group in sorted(sizes, key=lambda group: (-sizes[group], shuffled(group))):
         chosen[group] = max(lacking, key=lambda split: lacking[split])
         lacking[chosen[group]] -= sizes[group]
     return [chosen[group] for group in groups]
@@ -69,11 +82,15 @@ def plan_groups(
     segments: Sequence[Segment],
     planned_bytes: Sequence[int],
     *,
-    seed: int,
+    seed: int | None,
     group_bytes: int,
     shard_bytes: int,
 ) -> list[Group]:
-    """Shuffle recordings into groups, and the samples of each group into shards."""
+    """Shuffle recordings into groups, and the samples of each group into shards.
+
+    Args:
+        seed: None leaves recordings in the order of their first samples, which come together.
+    """
     sources: dict[str, list[int]] = {}
     for index, segment in enumerate(segments):
         source = segment.annotation.audio or segment.annotation.midi
@@ -83,7 +100,9 @@ def plan_groups(
         for source, indices in sources.items()
     ]
     # by the key of its first sample, which unlike its path is the same on every machine
-    recordings.sort(key=lambda r: rank(seed, "group", segments[r.indices[0]].annotation.key))
+    if seed is not None:
+        shuffled = ranking(seed, "group")
+        recordings.sort(key=lambda r: shuffled(segments[r.indices[0]].annotation.key))
     cut = _cut(recordings, [sum(r.planned_bytes) for r in recordings], group_bytes)
     return [
         Group(tuple(group), _plan_shards(group, segments, seed=seed, shard_bytes=shard_bytes))
@@ -92,10 +111,13 @@ def plan_groups(
 
 
 def _plan_shards(
-    group: Sequence[Recording], segments: Sequence[Segment], *, seed: int, shard_bytes: int
+    group: Sequence[Recording], segments: Sequence[Segment], *, seed: int | None, shard_bytes: int
 ) -> tuple[tuple[int, ...], ...]:
     planned = {i: size for r in group for i, size in zip(r.indices, r.planned_bytes, strict=True)}
-    order = sorted(planned, key=lambda i: rank(seed, "sample", segments[i].annotation.key))
+    order = list(planned)
+    if seed is not None:
+        shuffled = ranking(seed, "sample")
+        order.sort(key=lambda i: shuffled(segments[i].annotation.key))
     shards = _cut(order, [planned[i] for i in order], shard_bytes)
     return tuple(tuple(shard) for shard in shards)
 

@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,12 +15,16 @@ import soundfile
 from symusic.core import ScoreSecond, ScoreTick
 
 from packer.audio import pcm16_options
-from packer.lines import appearing, read_lines, write_lines
+from packer.lines import appearing, write_lines
+from packer.report import Report
 from packer.spread import spread
 from packer.synth import SAMPLE_RATE, Piano, Sound
-from shards.errors import AnnotationError, DataError, DecodeError
+from shards.errors import DataError, DecodeError
+from shards.faults import FaultError, Kind, Rejection
+from shards.line import parse_line
 from shards.notes import parse_midi
 from shards.pcm import INT16_SCALE
+from shards.schema import read_lines
 
 log = logging.getLogger("packer")
 
@@ -34,10 +38,18 @@ FORMATS = ("flac", "wav")  # Ogg is left out: libsndfile numbers its streams at 
 class Recording:
     """One recording to make, and the line that asks for it first."""
 
-    where: str
+    line: int
     source: Path
     midi: Path
     audio: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What became of a recording: how many values were clipped, or why there is none."""
+
+    clipped: int
+    fault: Rejection | None
 
 
 def soundfont_path() -> Path:
@@ -98,6 +110,7 @@ def render_annotations(
     order of the lines, with all their keys, and paths relative to ``out``. NAME is the MIDI's path
     below ``root``, less a leading ``midi/``. Files that several lines share are rendered once,
     those rendered by an earlier run not again. A line that has audio keeps it, as absolute paths.
+    A MIDI file that cannot be rendered stops none of the others.
 
     Args:
         annotations: JSON lines.
@@ -108,8 +121,10 @@ def render_annotations(
         progress: whether to draw a progress bar.
 
     Raises:
-        AnnotationError: if a line is no annotation, or its MIDI cannot be read or has no notes.
-        ValueError: if ``audio_format`` is another one, or ``out`` would replace the annotations.
+        AnnotationError: if lines are no annotations, before anything is written; or, after all
+            others are rendered, if MIDI cannot be read or has no notes.
+        ValueError: if ``audio_format`` is another one, ``out`` would replace the annotations, or
+            holds another corpus.
     """
     if audio_format not in FORMATS:
         raise ValueError(f"audio_format must be one of {', '.join(FORMATS)}, got {audio_format!r}")
@@ -118,11 +133,14 @@ def render_annotations(
         raise ValueError(f"out must be another folder than the annotations', got {out}")
     root = annotations.parent if root is None else root
     lines, jobs = _layout(annotations, root=root, out=out, suffix=f".{audio_format}")
+    _refuse_other(target, lines)
     todo = [job for job in jobs if not _is_done(job)]
     log.info("%d recordings to make, %d made before", len(todo), len(jobs) - len(todo))
-    clipped = list(spread(_record, todo, workers=workers, label="recordings", progress=progress))
-    if any(clipped):
-        log.warning("%d of %d recordings clip", np.count_nonzero(clipped), len(clipped))
+    made = list(spread(_record, todo, workers=workers, label="recordings", progress=progress))
+    if clipped := sum(1 for one in made if one.clipped):
+        log.warning("%d of %d recordings clip", clipped, len(made))
+    faults = [one.fault for one in made if one.fault is not None]
+    Report(annotations, len(lines), None, faults).check()
     write_lines(target, lines)
     return target
 
@@ -132,35 +150,54 @@ def _layout(
 ) -> tuple[list[dict[str, Any]], list[Recording]]:
     """Return the lines of the corpus, and the recordings it takes, each once."""
     recordings: dict[Path, Recording] = {}  # by audio file
-    lines = []
-    for where, line in read_lines(annotations):
-        if line.get("audio_path") is not None:
-            lines.append(_anchored(line, root))
+    lines: list[dict[str, Any]] = []
+    rejected: list[Rejection] = []
+    for number, text in read_lines(annotations):
+        try:
+            line = parse_line(text)
+            if line.get("audio_path") is not None:
+                lines.append(_anchored(line, root))
+                continue
+            recording = _plan(number, line, root=root, out=out, suffix=suffix)
+            first = recordings.setdefault(recording.audio, recording)
+            if first.source != recording.source:
+                reason = f"{recording.source} and {first.source} need one name"
+                raise FaultError(Kind.DUPLICATE_KEY, reason)
+        except FaultError as fault:
+            rejected.append(Rejection(number, str(fault), text.decode(), fault.kind))
             continue
-        recording = _plan(where, line, root=root, out=out, suffix=suffix)
-        first = recordings.setdefault(recording.audio, recording)
-        if first.source != recording.source:
-            raise AnnotationError(f"{where}: {recording.source} and {first.source} need one name")
         paths = {
             "audio_path": recording.audio.relative_to(out).as_posix(),
             "midi_path": recording.midi.relative_to(out).as_posix(),
         }
         lines.append(paths | line | paths)  # first in order, and not the line's own
+    Report(annotations, len(lines) + len(rejected), None, rejected).check()
     return lines, list(recordings.values())
 
 
-def _plan(where: str, line: Mapping[str, Any], *, root: Path, out: Path, suffix: str) -> Recording:
+def _refuse_other(target: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to replace the annotations of another corpus, whose recordings would stay behind."""
+    if not target.exists():
+        return
+    names = {line.get("midi_path") for line in lines}
+    for _, text in read_lines(target):
+        if (name := parse_line(text).get("midi_path")) not in names:
+            raise ValueError(f"{target}: is of another corpus, with {name}; choose another folder")
+
+
+def _plan(line: int, record: Mapping[str, Any], *, root: Path, out: Path, suffix: str) -> Recording:
     """Return the recording a line asks for."""
-    midi_path = line.get("midi_path")
+    midi_path = record.get("midi_path")
     if not isinstance(midi_path, str):
-        raise AnnotationError(f"{where}: midi_path must be a string, got {midi_path!r}")
+        raise FaultError(Kind.NO_PATH, f"midi_path must be a string, got {midi_path!r}")
     source = Path(os.path.abspath(root / midi_path))
     name = Path(os.path.relpath(source, os.path.abspath(root)))
     if name.parts[0] == "..":
-        raise AnnotationError(f"{where}: {midi_path} lies outside of {root}; give a root above it")
+        reason = f"{midi_path} lies outside of {root}; give a root above it"
+        raise FaultError(Kind.NO_PATH, reason)
     if name.parts[0] == "midi" and len(name.parts) > 1:
         name = name.relative_to("midi")
-    return Recording(where, source, out / "midi" / name, out / "audio" / name.with_suffix(suffix))
+    return Recording(line, source, out / "midi" / name, out / "audio" / name.with_suffix(suffix))
 
 
 def _anchored(line: Mapping[str, Any], root: Path) -> dict[str, Any]:
@@ -169,18 +206,19 @@ def _anchored(line: Mapping[str, Any], root: Path) -> dict[str, Any]:
     return {**line, **{name: os.path.abspath(root / path) for name, path in paths.items()}}
 
 
-def _record(job: Recording) -> int:
-    """Render one file; return how many values were clipped."""
+def _record(job: Recording) -> Made:
+    """Render one file."""
     try:
         sound = render_midi(job.source)
         if not len(sound):
             raise DecodeError(f"{job.source}: no notes to render")
     except (DecodeError, OSError) as error:
-        raise AnnotationError(f"{job.where}: {error}") from error
+        reason = str(error)
+        return Made(0, Rejection(job.line, reason, str(job.source), Kind.UNREADABLE_MIDI))
     clipped = write_pcm16(job.audio, sound, audio_format=job.audio.suffix[1:])
     with appearing(job.midi) as partial:  # after the audio: it says that the audio is done
         shutil.copyfile(job.source, partial)
-    return clipped
+    return Made(clipped, None)
 
 
 def _is_done(job: Recording) -> bool:

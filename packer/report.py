@@ -2,28 +2,36 @@
 
 import json
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shards.errors import AnnotationError
-from shards.schema import Rejection
+from shards.faults import FATAL, REMEDIES, Rejection
 
 _SHOWN = 10  # rejections that an error message lists
 
 
 @dataclass(slots=True)
 class Report:
-    """What could not be packed, and how much of that is too much."""
+    """What could not be packed, and how much of that is too much.
+
+    Attributes:
+        max_rejected: share that may be left out; None where that is no choice.
+    """
 
     annotations: Path
     total: int
-    max_rejected: float
+    max_rejected: float | None
     rejected: list[Rejection]
 
     def check(self) -> None:
         """Raise AnnotationError if more was rejected than is allowed."""
-        if len(self.rejected) <= self.max_rejected * self.total:
+        fatal = any(rejection.kind in FATAL for rejection in self.rejected)
+        if not fatal and len(self.rejected) <= (self.max_rejected or 0.0) * self.total:
             return
+        strict = fatal or self.max_rejected is None
         first = sorted(self.rejected, key=lambda rejection: rejection.line)[:_SHOWN]
         listed = [f"{self.annotations}:{r.line}: {r.reason}" for r in first]
         if len(self.rejected) > len(first):
@@ -31,13 +39,21 @@ class Report:
         raise AnnotationError(
             f"{len(self.rejected)} of {self.total} annotations cannot be packed:\n  "
             + "\n  ".join(listed)
-            + f"\nmend them, or leave them out with --max-rejected {_percent(self)}"
+            + "\n"
+            + "\n".join(by_kind(self.rejected))
+            + ("" if strict else f"\nor leave them out with --max-rejected {_percent(self)}")
         )
 
     def lines(self) -> bytes:
         """JSON lines of all rejections, in order."""
         ordered = sorted(self.rejected, key=lambda rejection: rejection.line)
         return "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in ordered).encode()
+
+
+def by_kind(rejected: Sequence[Rejection]) -> list[str]:
+    """How many there are of each kind of fault, most frequent first, and what mends it."""
+    kinds = Counter(rejection.kind for rejection in rejected)
+    return [f"{kind} ({count}): {REMEDIES[kind]}" for kind, count in kinds.most_common()]
 
 
 def _percent(report: Report) -> str:

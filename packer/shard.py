@@ -1,7 +1,7 @@
 """Puts encoded samples together into shards."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,49 +13,41 @@ from shards.tar import END_OF_ARCHIVE
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A finished shard: its entry in the manifest, and its samples in order."""
+    """A finished shard: its entry in the manifest, its samples in order, its index's SHA-256."""
 
     info: ShardInfo
     samples: tuple[int, ...]
+    index_sha256: str
 
 
-def write_shards(
-    shards: Sequence[Sequence[int]],
-    encoded: Mapping[int, tuple[Path, Encoded]],
-    folder: Path,
-    *,
-    first: int,
-) -> Iterator[Written]:
-    """Write ``shard-NNNNNN.tar`` and its ``.idx`` for each planned shard, and yield it.
-
-    Args:
-        shards: samples of each shard, in order; those not in ``encoded`` were rejected.
-        encoded: spool file and place in it, by sample.
-        first: number of the first shard.
-    """
-    number = first
-    for planned in shards:
-        samples = tuple(index for index in planned if index in encoded)
-        if samples:
-            yield _write(samples, encoded, folder / f"shard-{number:06d}.tar")
-            number += 1
+def shard_name(number: int) -> str:
+    """Name of the tar of a number."""
+    return f"shard-{number:06d}.tar"
 
 
-def _write(
+def write_shard(
     samples: tuple[int, ...], encoded: Mapping[int, tuple[Path, Encoded]], path: Path
 ) -> Written:
+    """Write a tar and its ``.idx``.
+
+    Args:
+        samples: which, in order.
+        encoded: spool file and place in it, by sample.
+    """
     digest, offsets = hashlib.sha256(), [0]
     with path.open("wb") as tar:
-        for index in samples:
-            blocks = _blocks(*encoded[index])
+        for sample in samples:
+            blocks = _blocks(*encoded[sample])
             tar.write(blocks)
             digest.update(blocks)
             offsets.append(offsets[-1] + len(blocks))
         tar.write(END_OF_ARCHIVE)
         digest.update(END_OF_ARCHIVE)
         size = tar.tell()
-    path.with_name(path.name + ".idx").write_bytes(index_bytes(offsets))
-    return Written(ShardInfo(path.name, len(samples), size, digest.hexdigest()), samples)
+    index = index_bytes(offsets)
+    path.with_name(f"{path.name}.idx").write_bytes(index)
+    info = ShardInfo(path.name, len(samples), size, digest.hexdigest())
+    return Written(info, samples, hashlib.sha256(index).hexdigest())
 
 
 def _blocks(spool: Path, place: Encoded) -> bytes:

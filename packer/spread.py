@@ -3,9 +3,12 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -27,7 +30,7 @@ def spread(
     """Yield ``task(job)`` for every job, in order of the jobs.
 
     An error of a task, an interrupt, or a closed iterator drops the jobs not yet begun; those
-    begun are finished first.
+    begun are finished first, unless a second interrupt comes. No process outlives this one.
 
     Args:
         task: a function of a module, as processes need to find it by name.
@@ -41,11 +44,16 @@ def spread(
     """
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
-    workers = min(os.cpu_count() or 1 if workers is None else workers, len(jobs))
+    workers = min(_cores() if workers is None else workers, len(jobs))
     with tqdm(total=len(jobs), unit=f" {label}", disable=not progress) as bar:
         for result in _in_order(task, jobs, workers):
             bar.update()
             yield result
+
+
+def _cores() -> int:
+    """Those that this process may use, which in a container or job are not all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_order(task: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
@@ -54,15 +62,39 @@ def _in_order(task: Callable[[Job], Result], jobs: Sequence[Job], workers: int) 
         return
     # Spawned, because a fork copies the locks that other threads hold.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts)
+    lifeline, held = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_end_with, initargs=(lifeline,)
+    )
     try:
-        yield from pool.map(task, jobs)
+        with _interrupts_held_back():
+            results = pool.map(task, jobs)  # starts the processes
+        yield from results
     except BrokenProcessPool as error:
         raise DataError("a worker process died; out of memory? use fewer --workers") from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        try:
+            pool.shutdown(cancel_futures=True)
+        finally:  # also of a second interrupt, which ends the jobs that were begun
+            held.close()
+            lifeline.close()
 
 
-def _leave_interrupts() -> None:
-    """Leave Ctrl-C to the parent, so that a file begun is a file finished."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Put Ctrl-C off. Processes started meanwhile never get it: a file begun is a file finished."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with(lifeline: Connection) -> None:
+    """End this process as soon as the other end of a pipe is closed, by whatever closes it."""
+
+    def watch() -> None:
+        wait([lifeline])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,7 +1,8 @@
 """Statistics of labels over packed samples."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import astuple
 
 from shards.manifest import LabelStats
 
@@ -16,6 +17,26 @@ def label_stats(
             if (value := sample.get(name)) is not None:
                 values[name].append(value)
     return {name: _stats(found) for name, found in values.items()}
+
+
+def alike(one: LabelStats, two: LabelStats) -> bool:
+    """Whether statistics are the same but for rounding: those of parts are sums of sums."""
+    return all(
+        math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
+        for a, b in zip(astuple(one), astuple(two), strict=True)
+    )
+
+
+def pooled(parts: Collection[LabelStats]) -> LabelStats:
+    """Statistics over several sets of samples together."""
+    known = [stats for stats in parts if stats.count]
+    if not known:
+        return _stats([])
+    count = sum(stats.count for stats in known)
+    mean = math.fsum(stats.count * stats.mean for stats in known) / count
+    squares = (stats.count * (stats.std**2 + (stats.mean - mean) ** 2) for stats in known)
+    least, most = min(stats.min for stats in known), max(stats.max for stats in known)
+    return LabelStats(count, least, most, mean, math.sqrt(math.fsum(squares) / count))
 
 
 def _stats(values: list[float]) -> LabelStats:

@@ -2,22 +2,28 @@
 
 import hashlib
 import json
+import math
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from packer.audio import EXTENSIONS, decode
+from packer.audio import COPIED, NPY, measure
 from packer.spread import spread
+from packer.summary import alike, label_stats
+from packer.table import check_notes
 from packer.target import Target
 from shards.errors import DataError, DecodeError, ManifestError
 from shards.index import parse_index
 from shards.keys import keys_bytes
 from shards.manifest import NAME, Manifest, ShardInfo, load_manifest
-from shards.notes import parse_midi
+from shards.notes import read_notes
 from shards.reader import ShardReader
+
+_AUDIO = (NPY, *COPIED)
+_DURATION_S = 0.001  # the manifest rounds to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +37,24 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
-    """One shard: its keys in order, and what is wrong with it."""
+class _Sample:
+    """What the totals of a dataset are made of."""
 
-    keys: tuple[str, ...]
+    key: str
+    duration_s: float = 0.0
+    labels: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """One shard: its samples in order, and what is wrong with it."""
+
+    samples: tuple[_Sample, ...]
     faults: tuple[str, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(sample.key for sample in self.samples)
 
 
 def verify(
@@ -64,16 +83,20 @@ def verify(
 def _verify_one(
     target: Target, options: dict[str, Any] | None, workers: int | None, progress: bool
 ) -> Verified:
-    manifest = load_manifest(target.read(NAME), name=f"{target.url}/{NAME}")
+    data = target.read(NAME)
+    manifest = load_manifest(data, name=f"{target.url}/{NAME}")
     check = partial(_check_shard, url=target.url, options=options, manifest=manifest)
     results = list(
         spread(check, manifest.shards, workers=workers, label="shards", progress=progress)
     )
     faults = [fault for result in results for fault in result.faults]
-    ours = bool(manifest.packer_version)  # sets of others have no keys.bin
-    faults += _check_keys(target, [result.keys for result in results], not faults, ours)
-    samples = sum(len(result.keys) for result in results)
-    return Verified(target.url, len(results), samples, tuple(faults))
+    samples = [sample for result in results for sample in result.samples]
+    ours = bool(manifest.packer_version)  # sets of others have no keys.bin, and no totals
+    whole = not faults
+    faults += _check_keys(target, [result.keys for result in results], whole, ours)
+    if ours and whole:
+        faults += _check_totals(json.loads(data), manifest, samples, f"{target.url}/{NAME}")
+    return Verified(target.url, len(results), len(samples), tuple(faults))
 
 
 def _check_keys(target: Target, keys: list[tuple[str, ...]], whole: bool, ours: bool) -> list[str]:
@@ -91,6 +114,21 @@ def _check_keys(target: Target, keys: list[tuple[str, ...]], whole: bool, ours: 
     return faults
 
 
+def _check_totals(
+    document: Mapping[str, Any], manifest: Manifest, samples: Sequence[_Sample], name: str
+) -> Iterator[str]:
+    """What the manifest says of all samples together, against what was read of them."""
+    if document.get("samples") != len(samples):
+        yield f"{name}: says {document.get('samples')} samples, there are {len(samples)}"
+    total_s = math.fsum(sample.duration_s for sample in samples)
+    if abs(total_s - manifest.duration_s) > _DURATION_S:
+        yield f"{name}: says {manifest.duration_s} s, the samples last {total_s:.3f} s"
+    found = label_stats(list(manifest.labels), (dict(sample.labels) for sample in samples))
+    for label, stats in manifest.labels.items():
+        if not alike(stats, found[label]):
+            yield f"{name}: label {label!r} has {found[label]}, it says {stats}"
+
+
 def _check_shard(
     info: ShardInfo, *, url: str, options: dict[str, Any] | None, manifest: Manifest
 ) -> _Checked:
@@ -101,12 +139,15 @@ def _check_shard(
             faults = list(_check_bytes(path, info, name))
             with ShardReader(path) as reader:
                 faults += _check_index(target, info, reader, name)
-                keys = tuple(reader.members(row)[0].key for row in range(len(reader)))
-                for row in range(len(reader)):
-                    faults += _check_sample(reader, row, manifest, name)
+                samples = [_Sample(reader.members(row)[0].key) for row in range(len(reader))]
+                for row, sample in enumerate(samples):
+                    try:
+                        samples[row] = _read_sample(reader, row, manifest)
+                    except (DecodeError, ValueError, RecursionError) as error:
+                        faults.append(f"{name}: sample {sample.key!r}: {error}")
         except (DataError, OSError) as error:
             return _Checked((), (f"{name}: {error}",))
-    return _Checked(keys, tuple(faults))
+    return _Checked(tuple(samples), tuple(faults))
 
 
 def _check_bytes(path: Path, info: ShardInfo, name: str) -> Iterator[str]:
@@ -127,34 +168,41 @@ def _check_index(target: Target, info: ShardInfo, reader: ShardReader, name: str
     except FileNotFoundError:
         yield f"{name}.idx: is missing"
         return
-    size = reader.path.stat().st_size
+    size = reader.size
     offsets = parse_index(data, samples=len(reader), tar_bytes=size, name=f"{name}.idx").tolist()
     *starts, end = reader.offsets.tolist()
     if offsets not in ([*starts, end], [*starts, size]):  # the latter is Lhotse's
         yield f"{name}.idx: its offsets are not those of the tar"
 
 
-def _check_sample(reader: ShardReader, row: int, manifest: Manifest, name: str) -> Iterator[str]:
+def _read_sample(reader: ShardReader, row: int, manifest: Manifest) -> _Sample:
+    """Decode every member of a sample.
+
+    Raises:
+        DecodeError: if one is damaged, missing, or not what its JSON says.
+    """
+    members = reader.read(row)
+    missing = set(manifest.fields.values()) - members.keys()
+    if missing:
+        raise DecodeError(f"has no member .{min(missing)}")
+    meta = json.loads(members["json"]) if "json" in members else {}
+    if not isinstance(meta, dict):
+        raise DecodeError(f"its JSON is {type(meta).__name__}, not an object")
+    for extension in _AUDIO:
+        if extension in members:
+            _check_audio(members[extension], extension, meta)
+    if "mid" in members:
+        read_notes(members["mid"])
+        if "notes.npy" in members:
+            check_notes(members["notes.npy"], members["mid"], beat=meta.get("midi_beat") or 0.0)
     key = reader.members(row)[0].key
-    try:
-        members = reader.read(row)
-        missing = set(manifest.fields.values()) - members.keys()
-        if missing:
-            raise DecodeError(f"has no member .{min(missing)}")
-        meta = json.loads(members["json"]) if "json" in members else {}
-        for extension in EXTENSIONS.values():
-            if extension in members:
-                _check_audio(members[extension], extension, meta)
-        if "mid" in members:
-            parse_midi(members["mid"])
-    except (DecodeError, ValueError, RecursionError) as error:
-        yield f"{name}: sample {key!r}: {error}"
+    return _Sample(key, meta.get("duration") or 0.0, meta.get("labels") or {})
 
 
-def _check_audio(data: bytes, extension: str, meta: dict[str, Any]) -> None:
-    samples, rate = decode(data, extension)
-    frames, expected = meta.get("frames"), meta.get("sample_rate")
-    if frames is not None and len(samples) != frames:
-        raise DecodeError(f"audio decodes to {len(samples)} frames, its JSON says {frames}")
-    if rate is not None and expected is not None and rate != expected:
-        raise DecodeError(f"audio is at {rate} Hz, its JSON says {expected}")
+def _check_audio(data: bytes, extension: str, meta: Mapping[str, Any]) -> None:
+    frames, rate = measure(data, extension)
+    due, due_rate = meta.get("frames"), meta.get("sample_rate")
+    if due is not None and frames != due:
+        raise DecodeError(f"audio decodes to {frames} frames, its JSON says {due}")
+    if rate is not None and due_rate is not None and rate != due_rate:
+        raise DecodeError(f"audio is at {rate} Hz, its JSON says {due_rate}")

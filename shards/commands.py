@@ -11,15 +11,30 @@ from shards.errors import DataError
 Commands = Any  # argparse's own class of sub-parsers is private
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Examples as they are written; defaults behind each option that has one and is no flag."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        untold = action.default is None or action.default is False or action.default == []
+        return action.help if untold else super()._get_help_string(action)
+
+
 def add_command(
-    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    *,
+    examples: str = "",
 ) -> argparse.ArgumentParser:
-    """Add a command that calls ``run`` with its arguments; ``text`` is its help."""
+    """Add a command that calls ``run`` with its arguments.
+
+    Args:
+        text: what it does, in a line.
+        examples: printed as they are below its help.
+    """
     command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=text,
-        description=text,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        name, help=text, description=text, epilog=examples, formatter_class=Help
     )
     command.set_defaults(run=run)
     return command
@@ -55,7 +70,10 @@ def run_command(
 
 def json_object(text: str) -> dict[str, Any]:
     """The type of an option that is a JSON object."""
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
     return value

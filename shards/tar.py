@@ -99,9 +99,14 @@ def scan(read_at: ReadAt) -> tuple[list[list[Member]], int]:
         key, extension = split
         members = samples.setdefault(key, [])
         if members and key != last:
-            raise ShardError(f"members of sample {key!r} lie apart from each other")
+            raise ShardError(
+                f"members of sample {key!r} lie apart from each other: one is at byte "
+                f"{entry.header}"
+            )
         if any(extension == other.extension for other in members):
-            raise ShardError(f"sample {key!r} has two members .{extension}")
+            raise ShardError(
+                f"sample {key!r} has two members .{extension}, the second at byte {entry.header}"
+            )
         members.append(Member(key, extension, entry.header, entry.start, entry.size))
         last = key
     return list(samples.values()), end

@@ -17,6 +17,8 @@ class FaultFileSystem(LocalFileSystem):
     ``spoil`` the names whose next read has a flipped bit; ``broken`` those that never open;
     ``failing`` how often a whole read fails yet, by name; ``forbidden`` the suffixes that are
     refused. ``reads`` counts bytes by name, ``asked`` lists the names of all reads.
+    ``write_errors`` holds the errno that a write fails with, by its number; ``written``
+    lists the names of all writes.
     """
 
     protocol = "fault"
@@ -29,15 +31,17 @@ class FaultFileSystem(LocalFileSystem):
     failing: ClassVar[Counter[str]] = Counter()
     forbidden: ClassVar[set[str]] = set()
     asked: ClassVar[list[str]] = []
+    write_errors: ClassVar[dict[int, int]] = {}
+    written: ClassVar[list[str]] = []
     delay_s: ClassVar[float] = 0.0
     log: ClassVar[list[str]] = []
     lock = threading.Lock()
 
     @classmethod
     def reset(cls) -> None:
-        for counted in (cls.opened, cls.reads, cls.break_after, cls.failing):
+        for counted in (cls.opened, cls.reads, cls.break_after, cls.failing, cls.write_errors):
             counted.clear()
-        for named in (cls.spoil, cls.broken, cls.forbidden, cls.log, cls.asked):
+        for named in (cls.spoil, cls.broken, cls.forbidden, cls.log, cls.asked, cls.written):
             named.clear()
         cls.delay_s = 0.0
 
@@ -68,6 +72,23 @@ class FaultFileSystem(LocalFileSystem):
             raise OSError(5, "Input/output error")
         data = Path(self._strip_protocol(path)).read_bytes()
         return data[start:end]
+
+    def pipe_file(self, path, value, **options):
+        self._write(path, value)
+
+    def put_file(self, lpath, rpath, **options):
+        self._write(rpath, Path(lpath).read_bytes())
+
+    def _write(self, path, data):
+        """Make an object, which is there whole or not at all."""
+        with self.lock:
+            number = len(self.written)
+            self.written.append(Path(path).name)
+        if number in self.write_errors:
+            raise OSError(self.write_errors[number], "as told")
+        target = Path(self._strip_protocol(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
 
 
 class _FaultFile:

@@ -323,7 +323,7 @@ def test_workers_and_place_leave_no_trace(corpus, dataset, tmp_path):
     names = {
         f"shard-{n:06d}.tar{end}" for n in range(len(expected) // 2 - 1) for end in ("", ".idx")
     }
-    assert expected.keys() == {"manifest.json", "keys.bin", *names}
+    assert expected.keys() == {"manifest.json", "keys.bin", "README.md", *names}
     assert len(names) > 4
     assert tree(tmp_path / "two") == tree(tmp_path / "one") == expected
 
@@ -384,7 +384,7 @@ def test_no_group_is_in_two_splits(splits):
     }
     assert not pieces["train"] & pieces["val"]
     assert Counter({s: manifest_of(splits / s).samples for s in pieces}) == {"train": 16, "val": 8}
-    assert sorted(path.name for path in splits.iterdir()) == ["train", "val"]
+    assert sorted(path.name for path in splits.iterdir()) == ["README.md", "train", "val"]
 
 
 def test_splits_share_fields_and_keys_of_the_json(splits):
@@ -472,11 +472,10 @@ def test_tars_of_somebody_else_are_refused(corpus, tmp_path):
 
 
 def test_splits_and_a_dataset_without_do_not_share_a_folder(corpus, dataset, splits):
-    """Not even with ``overwrite``, which would leave the other one lying there."""
     for out, options in ((splits, SMALL), (dataset, Options(split={"train": 2, "val": 1}))):
         before = tree(out)
         with pytest.raises(ManifestError, match="a dataset of other splits"):
-            make(corpus, out, options=options, overwrite=True)
+            make(corpus, out, options=options)
         assert tree(out) == before
 
 
@@ -513,11 +512,11 @@ def test_a_build_that_broke_off_goes_on_where_it_stopped(corpus, tmp_path):
     assert kept
     obstacle.rmdir()
     note = json.loads((out / "build-group-00000.json").read_text())
-    first = {shard["info"]["url"] for shard in note["shards"]}
-    (out / min(first)).unlink()
+    lost = min(shard["info"]["url"] for shard in note["shards"])
+    (out / lost).unlink()
     make(corpus, out, options=GROUPS)
     after = times(out)
-    assert {name for name in kept if after[name] == kept[name]} == kept.keys() - first != set()
+    assert {name for name in kept if after[name] == kept[name]} == kept.keys() - {lost} != set()
     assert tree(out) == tree(tmp_path / "straight")
 
 
@@ -686,7 +685,7 @@ def rejections(folder: Path) -> list[dict]:
 
 def test_a_share_of_the_annotations_may_be_left_out(tmp_path):
     _faulty(tmp_path)
-    lines = [GOOD | {"key": f"k{n}"} for n in range(8)]
+    lines = [GOOD | {"key": f"k{n}", "start_time": n / 2} for n in range(8)]
     lines[3]["audio_path"] = "gone.wav"
     path = write_lines(tmp_path, lines)
     arguments = ["build", str(path), "--out", str(tmp_path / "out"), "--workers", "0"]

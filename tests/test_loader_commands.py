@@ -23,7 +23,8 @@ def test_a_staged_dataset_is_streamed_without_the_source(dataset, tmp_path, caps
     cache = tmp_path / "cache"
     assert main(["stage", f"fault://{dataset}", "--cache-dir", str(cache)]) == 0
     folder = Path(capsys.readouterr().out.rpartition("stream them from: ")[2].strip())
-    assert {path.name for path in dataset.iterdir()} <= {path.name for path in folder.iterdir()}
+    needed = {path.name for path in dataset.iterdir()} - {"README.md"}
+    assert needed <= {path.name for path in folder.iterdir()}
     FaultFileSystem.reset()
     with make_pipeline(folder, **SMALL) as copy, make_pipeline(dataset, **SMALL) as source:
         assert [b["__key__"] for b in copy] == [b["__key__"] for b in source]

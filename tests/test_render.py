@@ -1,6 +1,7 @@
 """packer.render: sound is where the notes are, and a corpus appears whole or says which line."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,7 @@ def test_lines_with_audio_keep_it(annotations):
     ("row", "message"),
     [
         ('{"midi_path": ', "not JSON"),
-        ("[1]", "must be a JSON object"),
+        ("[1]", "not a JSON object but list"),
         ('{"labels": {}}', "midi_path must be a string, got None"),
         ('{"midi_path": "../x.mid"}', "lies outside"),
         ('{"midi_path": "a.mid"}', "need one name"),  # midi/a.mid is there already
@@ -168,6 +169,32 @@ def test_a_bad_line_is_named_before_anything_is_written(annotations, row, messag
         render(annotations)
     assert f"{annotations}:6: " in str(error.value)
     assert not (annotations.parent.parent / "out").exists()
+
+
+def test_all_bad_lines_are_named_and_bad_midi_stops_no_other(annotations):
+    (annotations.parent / "c.mid").write_bytes(b"no MIDI")
+    (annotations.parent / "midi/b/a.mid").unlink()
+    with pytest.raises(AnnotationError, match="2 of 4 annotations") as error:
+        render(annotations)
+    assert re.search(r"jsonl:2: .*a\.mid.*jsonl:4: .*c\.mid", str(error.value), re.DOTALL)
+    assert "--max-rejected" not in str(error.value)
+    assert set(tree(annotations.parent.parent / "out")) == {"audio/a.flac", "midi/a.mid"}
+    with annotations.open("a") as file:
+        file.write("[]\n{}\n")
+    with pytest.raises(
+        AnnotationError, match=r"2 of 6 annotations(.|\n)*jsonl:5: (.|\n)*jsonl:6: "
+    ):
+        render(annotations)
+
+
+def test_another_corpus_is_not_written_over(annotations):
+    target = render(annotations)
+    before = tree(target.parent)
+    lines = annotations.read_text(encoding="utf-8").splitlines()
+    annotations.write_text("\n".join(lines[:3]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"is of another corpus, with midi/c\.mid; choose another"):
+        render(annotations)
+    assert tree(target.parent) == before
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -7,20 +7,25 @@ from pathlib import Path
 import pytest
 
 from shards.errors import AnnotationError
-from shards.records import COMPUTED, unify
-from shards.schema import MAX_KEY_BYTES, Annotation, Rejection, label_names, read_annotations
+from shards.faults import FaultError, Kind, Rejection
+from shards.line import MAX_KEY_BYTES
+from shards.records import COMPUTED, Layout, Unified
+from shards.schema import Annotation, Reading, Rules, read_annotations, recut, with_distinct_keys
 
 GOOD = '{"audio_path": "a.wav"}'
 
 
-def read(
-    folder: Path, *lines: object, **options: object
-) -> tuple[list[Annotation], list[Rejection]]:
-    """Annotations of lines, which are text or else made JSON."""
+def read_all(folder: Path, *lines: object, **rules: object) -> Reading:
+    """What is read of lines, which are text or else made JSON."""
     path = folder / "annotations.jsonl"
     rows = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return read_annotations(path, **options)
+    return read_annotations(path, Rules(**{"root": folder} | rules))
+
+
+def read(folder: Path, *lines: object, **rules: object) -> tuple[list[Annotation], list[Rejection]]:
+    reading = read_all(folder, *lines, **rules)
+    return reading.annotations, reading.rejected
 
 
 def keys(folder: Path, *lines: object, **options: object) -> list[str]:
@@ -47,13 +52,15 @@ def test_a_line_is_read_whole(tmp_path):
         line=1,
         key="audio-x-1000",
         source="audio/x.wav",
+        own_key=False,
         audio=tmp_path / "audio/x.wav",
         midi=Path("/data/x.mid"),
         start_s=1.0,
         end_s=10.5,
-        labels={"tempo": 1.0, "touch": None, "space": 0.5},
-        record=line,
+        text=json.dumps(line).encode(),
     )
+    assert annotation.record == line
+    assert repr(annotation.labels) == "{'tempo': 1.0, 'touch': None, 'space': 0.5}"
 
 
 def test_a_path_is_all_that_is_needed(tmp_path):
@@ -81,7 +88,8 @@ def test_byte_order_mark_blank_lines_and_crlf_are_no_fault(tmp_path):
     path.write_bytes(
         b'\xef\xbb\xbf\r\n{"audio_path": "a.wav"}\r\n  \t\r\n\r\n{"audio_path": "b.wav"}'
     )
-    annotations, rejected = read_annotations(path)
+    reading = read_annotations(path)
+    annotations, rejected = reading.annotations, reading.rejected
     assert [(a.line, a.key) for a in annotations] == [(2, "a"), (5, "b")]
     assert not rejected
 
@@ -94,12 +102,12 @@ def test_line_separators_of_unicode_end_no_line(tmp_path):
 
 
 def test_label_order_is_first_appearance(tmp_path):
-    annotations, _ = read(
+    reading = read_all(
         tmp_path,
         {"audio_path": "a.wav", "labels": {"z": 1, "b": 2}},
         {"audio_path": "b.wav", "labels": {"a": 1, "z": None}},
     )
-    assert label_names(annotations) == ("z", "b", "a")
+    assert reading.label_names == ("z", "b", "a")
 
 
 # --- paths
@@ -182,6 +190,13 @@ def test_a_key_of_ones_own_is_never_changed(tmp_path):
     assert re.fullmatch("a-[0-9a-f]{8}", second)
 
 
+def test_a_key_of_ones_own_may_be_what_another_part_would_get(tmp_path):
+    own = {"audio_path": "a.wav", "start_time": 5, "key": "a-1000"}
+    first, second = keys(tmp_path, own, {"audio_path": "a.wav", "start_time": 1})
+    assert first == "a-1000"
+    assert re.fullmatch("a-1000-[0-9a-f]{8}", second)
+
+
 def test_a_long_path_makes_a_key_that_fits_a_tar_header(tmp_path):
     lines = [
         {"audio_path": f"{'long/' * 30}{name}.wav", "start_time": 123456.789} for name in ("a", "b")
@@ -234,10 +249,12 @@ def test_two_annotations_of_one_key_are_refused_by_line(tmp_path, one, two):
         ("[]", "not a JSON object but list"),
         ("null", "not a JSON object but NoneType"),
         ('"a.wav"', "not a JSON object but str"),
-        ('{"audio_path": "a.wav", "x": NaN}', "NaN is not JSON; null says that"),
-        ('{"audio_path": "a.wav", "x": -Infinity}', "-Infinity is not JSON"),
-        ('{"audio_path": "a.wav", "x": 1e999}', "1e999 is out of range"),
-        ('{"audio_path": "a.wav", "x": 1%s}' % ("0" * 19), "an integer has at most 64 bits"),
+        ('{"audio_path": "a.wav", "x": NaN}', "nan is no JSON number; null says that"),
+        ('{"audio_path": "a.wav", "labels": {"x": NaN}}', "label 'x' must be finite, got nan"),
+        ('{"audio_path": "a.wav", "end_time": Infinity}', "must be a number of seconds, got inf"),
+        ('{"audio_path": "a.wav", "x": -Infinity}', "-inf is no JSON number"),
+        ('{"audio_path": "a.wav", "x": 1e999}', "inf is no JSON number"),
+        ('{"audio_path": "a.wav", "x": 1%s}' % ("0" * 19), "an integer has 64 bits"),
         ('{"audio_path": "a.wav", "x": 1%s}' % ("0" * 5000), "an integer has at most 64 bits"),
         (r'{"audio_path": "\ud83d.wav"}', r"\ud83d is half of a surrogate pair"),
         (r'{"audio_path": "a.wav", "x": ["\udc00"]}', r"\udc00 is half of a surrogate pair"),
@@ -360,17 +377,32 @@ def test_another_encoding_is_refused(tmp_path, encoding):
 )
 def test_a_field_of_two_types_names_both_lines(tmp_path, one, two, field, types):
     lines = [{"audio_path": f"{n}.wav", "x": x} for n, x in enumerate((None, one, None, two))]
-    expected = (
+    _, (rejection,) = read(tmp_path, *lines)
+    assert (rejection.line, rejection.kind) == (4, Kind.MIXED_TYPES)
+    assert rejection.reason == (
         f"'{field}' is of type {types[0]} on line 2 but {types[1]} on line 4; "
         "a field needs one type in all lines"
     )
-    with pytest.raises(AnnotationError, match=re.escape(expected)):
-        read(tmp_path, *lines)
 
 
 def test_two_types_in_one_list_are_refused(tmp_path):
-    with pytest.raises(AnnotationError, match=re.escape("'x[]' is of type number on line 1")):
-        read(tmp_path, {"audio_path": "a.wav", "x": [1, "a"]})
+    _, (rejection,) = read(tmp_path, {"audio_path": "a.wav", "x": [1, "a"]})
+    assert "'x[]' is of type number on line 1 but string on line 1" in rejection.reason
+
+
+def test_a_line_of_another_type_leaves_no_trace(tmp_path):
+    """What stands beside the fault is not held against later lines."""
+    lines = [{"x": 1}, {"new": "text", "x": "1"}, {"new": 2, "x": 2}]
+    reading = read_all(tmp_path, *({"audio_path": f"{n}.wav"} | x for n, x in enumerate(lines)))
+    assert [rejection.line for rejection in reading.rejected] == [2]
+    assert [annotation.line for annotation in reading.annotations] == [1, 3]
+
+
+def test_a_dot_in_a_key_is_no_field_within(tmp_path):
+    lines = [{"audio_path": "a", "x.y": 1}, {"audio_path": "b", "x": {"y": "text"}}]
+    assert keys(tmp_path, *lines) == ["a", "b"]
+    assert unify([{"x.y": 1}, {"x": {"y": 0.5}}])[0] == {"x.y": 1, "x": None}
+    assert json.dumps(unify([{"x[]": 1}, {"x": [0.5]}])[0]) == '{"x[]": 1, "x": null}'
 
 
 def test_whole_and_broken_numbers_are_one_type(tmp_path):
@@ -378,6 +410,13 @@ def test_whole_and_broken_numbers_are_one_type(tmp_path):
 
 
 # --- records
+
+
+def unify(records: list[dict]) -> list[dict]:
+    layout = Layout()
+    for line, record in enumerate(records, 1):
+        layout.add(line, record)
+    return list(Unified(records, lambda record: record, layout))
 
 
 def test_every_record_gets_the_union_of_keys():
@@ -414,5 +453,87 @@ def test_numbers_in_lists_agree_within_and_between_records():
     assert json.dumps(records[1]) == '{"l": [0.5, 3.0], "e": [{"t": 0.25}]}'
 
 
-def test_true_and_false_stay_so_beside_floats():
-    assert json.dumps(unify([{"l": [True, 0.5, 1]}])[0]) == '{"l": [true, 0.5, 1.0]}'
+def test_records_are_made_when_asked_for_and_parts_have_the_keys_of_all():
+    asked = []
+
+    def record_of(row: dict) -> dict:
+        asked.append(row)
+        return row
+
+    layout, rows = Layout(), [{"a": 1}, {"b": "x"}, {"a": 0.5}]
+    for line, row in enumerate(rows, 1):
+        layout.add(line, row)
+    records = Unified(rows, record_of, layout)
+    assert not asked
+    part = records.take([2, 0])
+    assert list(part) == [{"a": 0.5, "b": None}, {"a": 1.0, "b": None}]
+    assert (len(records), len(part), records[1], list(part[1:])) == (
+        *(3, 2, {"a": None, "b": "x"}),
+        [{"a": 1.0, "b": None}],
+    )
+    assert len(asked) == 4
+
+
+def test_layouts_that_fill_alike_have_one_outline():
+    def outline(*records: dict) -> object:
+        layout = Layout()
+        for line, record in enumerate(records, 1):
+            layout.add(line, record)
+        return layout.outline()
+
+    one = outline({"a": 1, "l": [{"t": 1}]}, {"b": None})
+    assert one == outline({"a": 2, "l": [{"t": 5}], "b": None})
+    assert one != outline({"a": 0.5, "l": [{"t": 1}], "b": None})
+    assert one != outline({"a": 1, "l": [{"t": 1}]})
+    assert one != outline({"a": 1, "l": [{"t": 1, "u": 1}], "b": None})
+
+
+def test_a_layout_that_is_closed_takes_no_new_field():
+    layout = Layout({"a": 1, "o": {"p": "x"}, "l": [{"t": 0.5}], "n": None})
+    layout.add(1, {"a": 2, "o": {}, "l": [{"t": 1}], "n": 7})
+    for record, reason in (
+        ({"b": 1}, "'b' is no field of the dataset"),
+        ({"o": {"q": 1}}, "'o.q' is no field of the dataset"),
+        ({"l": [{"u": 1}]}, r"'l\[\].u' is no field of the dataset"),
+        ({"a": 0.5}, "'a' is a whole number in the dataset, and here is not"),
+        ({"a": "1"}, "'a' is of type number in the dataset but string on line 2"),
+    ):
+        with pytest.raises(FaultError, match=reason):
+            layout.add(2, record)
+
+
+# --- other parts of a recording
+
+
+def test_another_part_of_a_recording_has_its_own_key_and_times(tmp_path):
+    lines = [{"audio_path": "a b.wav", "start_time": 5, "labels": {"x": 1}}]
+    lines += [{"audio_path": "c.wav", "key": "k" * 88}, {"audio_path": "d.wav", "key": "own"}]
+    annotations, _ = read(tmp_path, *lines)
+    cut = [recut(annotation, (1.5, 3.0)) for annotation in annotations]
+    assert cut[0].key == "a-b-1500"
+    assert re.fullmatch(r"k{74}-[0-9a-f]{8}-1500", cut[1].key)
+    assert cut[2].key == "own-1500"
+    assert (cut[0].start_s, cut[0].end_s, cut[0].labels) == (1.5, 3.0, {"x": 1.0})
+    assert cut[0].record == lines[0] | {"start_time": 1.5, "end_time": 3.0}
+    whole = [recut(annotation, None) for annotation in annotations]
+    assert [one.key for one in whole] == ["a-b", "k" * 88, "own"]
+    assert whole[0].record == lines[0] | {"start_time": None}
+    assert (whole[0].start_s, whole[0].end_s, whole[2].record) == (0.0, None, lines[2])
+
+
+def test_parts_of_paths_that_clean_alike_are_told_apart_again(tmp_path):
+    annotations, _ = read(tmp_path, {"audio_path": "a b.wav"}, {"audio_path": "a-b.wav"})
+    cut = [recut(one, window) for one in annotations for window in ((0.0, 1.0), (1.0, 2.0))]
+    distinct, rejected = with_distinct_keys(cut)
+    assert not rejected
+    assert [one.key for one in distinct] == [
+        *("a-b-0-7301eec9", "a-b-1000-7301eec9", "a-b-0-7c7df190", "a-b-1000-7c7df190"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "rules", [{"only": "labels"}, {"label_range": (1, 0)}], ids=["only", "label_range"]
+)
+def test_rules_that_cannot_be_are_refused(tmp_path, rules):
+    with pytest.raises(ValueError, match=next(iter(rules))):
+        Rules(tmp_path, **rules)

@@ -222,6 +222,64 @@ def test_a_member_that_the_manifest_promises_is_missed(dataset):
     assert all("has no member .mid" in fault for fault in faults)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(samples=8), "says 8 samples, there are 9"),
+        (lambda d: d.update(duration_s=d["duration_s"] + 0.002), "the samples last 10.050 s"),
+        (lambda d: d["labels"]["x"].update(mean=4.1), "label 'x' has LabelStats"),
+    ],
+)
+def test_totals_that_are_not_those_of_the_samples_are_found(dataset, change, message):
+    change_manifest(dataset, change)
+    (fault,) = check(dataset).faults
+    assert fault.startswith(f"{dataset}/manifest.json: ")
+    assert message in fault
+
+
+def _damaged(folder: Path, extension: str, damage: Callable[[bytes], bytes], **options) -> str:
+    """The fault that is found once a member of one sample was changed."""
+    soundfile.write(folder / "x.wav", np.random.default_rng(0).uniform(-0.5, 0.5, RATE), RATE)
+    (folder / "x.mid").write_bytes(_one_note())
+    (folder / "a.jsonl").write_text(json.dumps({"audio_path": "x.wav", "midi_path": "x.mid"}))
+    out, chosen = folder / "out", Options(**options)
+    build(folder / "a.jsonl", str(out), options=chosen, workers=0, progress=False)
+    assert not check(out).faults
+    shard = out / "shard-000000.tar"
+    with ShardReader(shard) as reader:
+        (member,) = (m for m in reader.members(0) if m.extension == extension)
+    data = shard.read_bytes()
+    stop = member.start + member.size
+    changed = damage(data[member.start : stop])
+    assert len(changed) == member.size
+    shard.write_bytes(data[: member.start] + changed + data[stop:])
+    trust(out)
+    (fault,) = check(out).faults
+    assert "shard-000000.tar: sample 'x': " in fault
+    return fault
+
+
+@pytest.mark.parametrize("codec", ["mp3", "ogg", "opus"])
+def test_audio_that_ends_early_is_found_in_every_codec(tmp_path, codec):
+    def cut(data: bytes) -> bytes:
+        return data[: len(data) // 2] + bytes(-(-len(data) // 2))
+
+    assert "audio d" in _damaged(tmp_path, codec, cut, audio=codec)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda b: b[:-24] + struct.pack("<6f", 0, 2, 60, 64, 0, 0), "other notes than its MIDI"),
+        (lambda b: b.replace(b"(1, 6)", b"(2, 3)"), "npy declares float32 (2, 3)"),
+        (lambda b: b.replace(b"(1, 6)", b"(9, 6)"), "npy declares float32 (9, 6)"),
+        (lambda b: b"\0" + b[1:], "npy does not decode"),
+    ],
+)
+def test_a_table_that_is_not_its_midi_s_is_found(tmp_path, damage, message):
+    assert message in _damaged(tmp_path, "notes.npy", damage, midi="notes")
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"wids_version": 1}'])
 def test_a_damaged_manifest_is_an_error(dataset, caplog, content):
     (dataset / "manifest.json").write_bytes(content)

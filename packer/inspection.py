@@ -1,0 +1,172 @@
+"""Opens recordings and MIDI files, each once and many at a time: are they there, and whole?"""
+
+import hashlib
+from array import array
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BufferedReader
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from packer.audio import AudioInfo, probe_audio
+from shards.errors import DecodeError
+from shards.faults import FaultError, Kind
+from shards.notes import end_time, parse_midi, read_notes
+
+_SAMPLED_BYTES = 1 << 16  # of each file, to tell most files apart without reading them
+_EDGE_S = 1e-6  # a note that ends as a window starts is outside it, whatever rounding says
+
+Info = TypeVar("Info")
+
+
+@dataclass(frozen=True, slots=True)
+class MidiInfo:
+    """What is asked of a MIDI file.
+
+    Attributes:
+        bytes: of the file.
+        sha256: of its content.
+        end_s: when its last note ends.
+        starts, stops: float64 seconds of the stretches in which piano notes sound, in order.
+    """
+
+    bytes: int
+    sha256: str
+    end_s: float
+    starts: "array[float]"
+    stops: "array[float]"
+
+    def sounds(self, start_s: float, end_s: float) -> bool:
+        """Whether a note sounds within ``[start_s, end_s)``."""
+        last = bisect_left(self.starts, end_s - _EDGE_S) - 1
+        return last >= 0 and self.stops[last] > start_s + _EDGE_S
+
+
+def read_ahead(
+    paths: Iterable[Path | None],
+    look: Callable[[Path], Info],
+    *,
+    threads: int,
+    label: str,
+    progress: bool,
+) -> dict[Path, Info | FaultError]:
+    """``look`` at every path, ``threads`` at a time: a mount answers many as fast as one.
+
+    No folder is listed. What is wrong with a file stands in its place.
+    """
+
+    def looked(path: Path) -> Info | FaultError:
+        try:
+            return look(path)
+        except FaultError as fault:
+            return fault
+
+    distinct = list(dict.fromkeys(path for path in paths if path is not None))
+    with ThreadPoolExecutor(threads) as pool:
+        bar = tqdm(
+            pool.map(looked, distinct),
+            total=len(distinct),
+            desc=label,
+            unit=" files",
+            disable=None if progress and distinct else True,
+        )
+        return dict(zip(distinct, bar, strict=True))
+
+
+def look_at_audio(path: Path) -> AudioInfo:
+    """The header of a recording.
+
+    Raises:
+        FaultError: if the file is missing, empty, or no recording.
+    """
+    try:
+        return probe_audio(path)
+    except DecodeError as error:
+        kind = Kind.UNREADABLE_AUDIO if path.exists() else Kind.MISSING_AUDIO
+        raise FaultError(kind, str(error)) from error
+    except OSError as error:
+        raise FaultError(Kind.UNREADABLE_AUDIO, f"{path}: {error.strerror}") from error
+
+
+def look_at_midi(path: Path) -> MidiInfo:
+    """A MIDI file, parsed.
+
+    Raises:
+        FaultError: if the file is missing or no MIDI.
+    """
+    try:
+        data = path.read_bytes()
+        end_s = end_time(parse_midi(data))
+        table = read_notes(data).table
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise FaultError(Kind.MISSING_MIDI, f"{path}: no such MIDI file") from None
+    except OSError as error:
+        raise FaultError(Kind.UNREADABLE_MIDI, f"{path}: {error.strerror}") from error
+    except DecodeError as error:
+        raise FaultError(Kind.UNREADABLE_MIDI, f"{path}: {error}") from error
+    stops = np.maximum.accumulate(table[:, 0] + table[:, 1])
+    begins = np.append(True, table[1:, 0] > stops[:-1])[: len(table)]
+    ends = np.append(begins[1:], True)[: len(table)]
+    return MidiInfo(
+        len(data),
+        sha256(data).hexdigest(),
+        end_s,
+        array("d", table[begins, 0]),
+        array("d", stops[ends]),
+    )
+
+
+def same_content(
+    infos: Mapping[Path, AudioInfo], *, threads: int, progress: bool
+) -> dict[Path, Path]:
+    """Recordings that are copies of an earlier one, each with that one.
+
+    Only files of one size and length are opened, and only those that are alike in the middle
+    are read whole.
+    """
+    groups: Iterable[list[Path]] = _alike({path: (i.bytes, i.frames) for path, i in infos.items()})
+    for digest in (_middle, _whole):
+        chosen = [path for group in groups for path in group]
+        found = read_ahead(
+            chosen, digest, threads=threads, label="comparing audio", progress=progress
+        )
+        before = {path: number for number, group in enumerate(groups) for path in group}
+        groups = _alike({path: (before[path], found[path]) for path in chosen})
+    return {path: group[0] for group in groups for path in group[1:]}
+
+
+def _alike(marks: Mapping[Path, object]) -> list[list[Path]]:
+    """Paths of one mark, where there are several."""
+    groups: dict[object, list[Path]] = defaultdict(list)
+    for path, mark in marks.items():
+        groups[mark].append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _middle(path: Path) -> bytes:
+    with _opened(path) as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, (size - _SAMPLED_BYTES) // 2))
+        return sha256(file.read(_SAMPLED_BYTES)).digest()
+
+
+def _whole(path: Path) -> bytes:
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise FaultError(Kind.UNREADABLE_AUDIO, f"{path}: {error.strerror}") from error

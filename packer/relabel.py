@@ -1,0 +1,122 @@
+"""New ratings beside the shards of a dataset, which stay as they are."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from packer.report import Report
+from packer.splits import open_splits
+from packer.summary import label_stats
+from packer.target import Target
+from shards.errors import ManifestError
+from shards.faults import FaultError, Kind, Rejection
+from shards.keys import RECORD, key_hash
+from shards.line import check_labels, parse_line, shown
+from shards.manifest import LabelStats
+from shards.schema import read_lines
+
+FILE = "labels.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Relabelled:
+    """Ratings that were written.
+
+    Attributes:
+        url: of their file.
+        rated: samples that have some now; ``samples`` is how many there are.
+    """
+
+    url: str
+    rated: int
+    samples: int
+    labels: dict[str, LabelStats]
+
+
+def relabel(
+    url: str,
+    labels: Path,
+    *,
+    label_range: tuple[float, float] | None = None,
+    storage_options: dict[str, Any] | None = None,
+) -> Relabelled:
+    """Check ratings and put them beside a dataset, or a folder of splits, as ``labels.jsonl``.
+
+    ``make_pipeline(labels=...)`` reads that file. One that is there already is replaced.
+
+    Args:
+        labels: JSON lines ``{"key": ..., "labels": {...}}``.
+        label_range: lowest and highest value that a label may have.
+
+    Raises:
+        AnnotationError: if a line is wrong or names a key that the dataset has not; nothing is
+            written then.
+        ManifestError: if there is no dataset, or it has no ``keys.bin``.
+    """
+    datasets = open_splits(url, storage_options)
+    known = np.concatenate([_hashes(dataset.target) for dataset in datasets.values()])
+    rated, rejected = _read(labels, label_range)
+    rejected += _unknown(rated, known, url)
+    Report(labels, len(rated) + len(rejected), None, rejected).check()
+    target = Target(url, storage_options)
+    rows = ({"key": key, "labels": own} for _, key, own in rated)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    target.write(FILE, text.encode())
+    names = list(dict.fromkeys(name for _, _, own in rated for name in own))
+    stats = label_stats(names, (own for _, _, own in rated))
+    return Relabelled(f"{target.url}/{FILE}", len(rated), len(known), stats)
+
+
+_Rated = tuple[int, str, dict[str, float | None]]  # line, key, ratings
+
+
+def _read(
+    path: Path, label_range: tuple[float, float] | None
+) -> tuple[list[_Rated], list[Rejection]]:
+    rated: list[_Rated] = []
+    rejected: list[Rejection] = []
+    lines: dict[str, int] = {}
+    for line, text in read_lines(path):
+        record: Any = text
+        try:
+            record = parse_line(text)
+            key = record.get("key")
+            if not isinstance(key, str):
+                raise FaultError(Kind.KEY, f"'key' must name a sample, got {key!r:.100}")
+            own = check_labels(record.get("labels"), label_range)
+            if lines.setdefault(key, line) != line:
+                reason = f"key {key!r} is that of line {lines[key]} too"
+                raise FaultError(Kind.DUPLICATE_KEY, reason)
+        except FaultError as fault:
+            rejected.append(Rejection(line, str(fault), shown(record, text), fault.kind))
+            continue
+        numbers = {name: None if value is None else float(value) for name, value in own.items()}
+        rated.append((line, key, numbers))
+    return rated, rejected
+
+
+def _unknown(rated: Sequence[_Rated], known: NDArray[np.uint64], url: str) -> list[Rejection]:
+    """Lines of keys that the dataset has not."""
+    hashes = np.array([key_hash(key) for _, key, _ in rated], dtype=np.uint64)
+    lost = np.flatnonzero(~np.isin(hashes, known))
+    return [
+        Rejection(line, f"{url} has no sample {key!r}", {"key": key}, Kind.UNKNOWN_KEY)
+        for line, key, _ in (rated[int(place)] for place in lost)
+    ]
+
+
+def _hashes(target: Target) -> NDArray[np.uint64]:
+    try:
+        data = target.read("keys.bin")
+    except FileNotFoundError:
+        raise ManifestError(
+            f"{target.url}: has no keys.bin, so its keys are not known; make it with: "
+            f"python -m packer index {target.url}"
+        ) from None
+    hashes: NDArray[np.uint64] = np.frombuffer(data, dtype=RECORD)["hash"]
+    return hashes

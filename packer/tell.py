@@ -1,0 +1,38 @@
+"""How the command line tells what was made, or would be."""
+
+from collections.abc import Mapping
+
+from packer.preview import Plan
+from packer.report import Report, by_kind
+from shards.manifest import LabelStats, Manifest
+
+
+def write_summary(url: str, manifest: Manifest, *, made: bool) -> str:
+    """A dataset in words: samples, hours, shards, bytes, and its labels."""
+    amounts = _amounts(manifest.samples, manifest.duration_s, len(manifest.shards), manifest.bytes)
+    state = "made" if made else "complete already"
+    return "\n".join([f"{url}: {state}: {amounts}", *write_labels(manifest.labels)])
+
+
+def write_labels(labels: Mapping[str, LabelStats]) -> list[str]:
+    """A line for each label: how many samples have it, its range and mean."""
+    width = max(map(len, labels), default=0)
+    return [
+        f"  {name:{width}}  {stats.count} ratings, {stats.min:g} to {stats.max:g}, "
+        f"mean {stats.mean:.4g}"
+        for name, stats in labels.items()
+    ]
+
+
+def write_plan(plan: Plan, report: Report) -> str:
+    """In words, what a build would make and leave out."""
+    lines = []
+    for one in plan.datasets:
+        amounts = _amounts(one.samples, one.duration_s, one.shards, one.bytes)
+        lines.append(f"{one.split or 'dataset'}: about {amounts}")
+    lines.append(f"{len(report.rejected)} of {report.total} annotations would be left out")
+    return "\n".join([*lines, *by_kind(report.rejected)])
+
+
+def _amounts(samples: int, seconds: float, shards: int, size: int) -> str:
+    return f"{samples} samples, {seconds / 3600:.2f} h, {shards} shards, {size / 1e6:.1f} MB"

@@ -1,0 +1,104 @@
+"""packer.spread: results come in order, and no process outlives the one that started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from packer.spread import spread
+from shards.errors import DataError
+
+PARENT = """
+import sys
+from pathlib import Path
+import test_spread
+from packer.spread import spread
+if __name__ == "__main__":
+    jobs = [Path(sys.argv[1])] * 8
+    list(spread(test_spread.sleep, jobs, workers=2, progress=False))
+"""
+
+
+def square(number: int) -> int:
+    return number**2
+
+
+def sleep(folder: Path) -> None:
+    """Tell who sleeps, and sleep for longer than any test."""
+    (folder / f"{os.getpid()}").touch()
+    time.sleep(600)
+
+
+def leaves_interrupts(_job: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def die(_job: int) -> None:
+    os._exit(1)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, None])
+def test_results_come_in_order(workers):
+    assert list(spread(square, range(20), workers=workers, progress=False)) == [
+        number**2 for number in range(20)
+    ]
+
+
+def test_workers_leave_interrupts_to_their_parent():
+    assert all(spread(leaves_interrupts, range(4), workers=2, progress=False))
+    assert not leaves_interrupts(0)
+
+
+def test_a_worker_that_dies_is_told():
+    with pytest.raises(DataError, match="use fewer --workers"):
+        list(spread(die, range(4), workers=2, progress=False))
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGINT] * 3])
+def test_no_worker_outlives_its_parent(tmp_path, signals):
+    """Killed outright, or by Ctrl-C three times, which goes to workers as well."""
+    here = Path(__file__).parent
+    env = os.environ | {"PYTHONPATH": f"{here}:{here.parent}"}
+    (tmp_path / "asleep").mkdir()
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "asleep")],
+        env=env,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        workers = wait_for(lambda: [int(p.name) for p in (tmp_path / "asleep").iterdir()], 2)
+        for number in signals:
+            if number == signal.SIGKILL:
+                parent.kill()
+            else:
+                os.killpg(parent.pid, number)
+                time.sleep(0.05)
+        parent.wait(timeout=60)
+        wait_for(lambda: [pid for pid in workers if not is_there(pid)], 2)
+    finally:
+        for pid in [parent.pid, *(int(p.name) for p in (tmp_path / "asleep").iterdir())]:
+            if is_there(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(found, count: int, *, tries: int = 1200) -> list[int]:
+    for _ in range(tries):
+        if len(result := found()) == count:
+            return result
+        time.sleep(0.05)
+    raise AssertionError(f"{found()}, not {count}")
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs, and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
