@@ -26,7 +26,7 @@ from streaming import BATCH, FRAMES, INT16_SCALE, decoded_cache, decoded_tars, m
 from torch.utils.data import DataLoader, Dataset
 
 from loader import make_pipeline
-from loader.audio import npy_view
+from shards.npy import npy_view
 from shards.reader import ShardReader
 
 _MATRIX = 2048

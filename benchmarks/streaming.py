@@ -29,12 +29,13 @@ from machine import describe
 from numpy.typing import NDArray
 
 from loader import make_pipeline
-from loader.audio import copy_samples, decode_window, npy_view
+from loader.audio import copy_samples, decode_window
 from loader.tokens import octuple
 from packer.build import build
 from packer.corpus import write_corpus
 from packer.options import Options
 from shards.notes import read_notes
+from shards.npy import npy_view
 from shards.pcm import INT16_SCALE
 from shards.reader import ShardReader
 

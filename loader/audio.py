@@ -3,9 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import closing
-from functools import lru_cache
 from io import BytesIO
-from tokenize import TokenError
 from typing import Any, Protocol, TypeVar
 
 import miniaudio
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from loader.backends import import_torchcodec
 from shards.errors import DecodeError
+from shards.npy import npy_view
 from shards.pcm import INT16_SCALE, PLAUSIBLE, mix_down, to_int16
 
 _ffi, _lib = miniaudio.ffi, miniaudio.lib
@@ -286,13 +285,24 @@ class _SoundFile:
 
     def read(self, start: int, out: NDArray[Any]) -> int:
         try:
-            self._file.seek(start)
+            self._go_to(start, out)
             return len(self._file.read(len(out), out=out))
         except soundfile.LibsndfileError as error:
             raise DecodeError(str(error)) from error
 
     def close(self) -> None:
         self._file.close()
+
+    def _go_to(self, start: int, like: NDArray[Any]) -> None:
+        """Seek; in Vorbis by decoding, since libsndfile misses some places there."""
+        if self._file.subtype != "VORBIS":
+            self._file.seek(start)
+            return
+        self._file.seek(0)
+        block = np.empty((_COUNTED_AT_ONCE, *like.shape[1:]), like.dtype)
+        while start:
+            passed = len(self._file.read(min(start, len(block)), out=block[:start]))
+            start -= passed if passed else start
 
 
 class _TorchCodec:
@@ -333,39 +343,3 @@ def _believed(frames: int, data: Data) -> int:
     if frames > PLAUSIBLE * len(data):
         raise DecodeError(f"declares {frames} frames in {len(data)} bytes")
     return frames
-
-
-def npy_view(data: Data) -> NDArray[Any]:
-    """The array of a ``.npy`` file, over its own bytes.
-
-    Raises:
-        DecodeError: if it is damaged, or holds Python objects.
-    """
-    if len(data) < 10 or bytes(data[:6]) != b"\x93NUMPY":
-        raise DecodeError("not an npy file")
-    wide = data[6] > 1
-    length = int.from_bytes(data[8 : 12 if wide else 10], "little")
-    begin = (12 if wide else 10) + length
-    dtype, fortran, shape = _npy_header(bytes(data[:begin]))
-    count = int(np.prod(shape, dtype=np.int64))
-    if len(data) - begin < count * dtype.itemsize:
-        raise DecodeError(f"truncated: {len(data) - begin} bytes where {shape} {dtype} is declared")
-    array = np.frombuffer(data, dtype=dtype, count=count, offset=begin)
-    return array.reshape(shape, order="F" if fortran else "C")
-
-
-@lru_cache(maxsize=256)
-def _npy_header(header: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...]]:
-    file = BytesIO(header)
-    try:
-        version = np.lib.format.read_magic(file)
-        reader = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran, dtype = reader(file)
-    except (ValueError, KeyError, SyntaxError, TokenError) as error:
-        raise DecodeError(f"damaged npy header: {error}") from error
-    if dtype.hasobject:
-        raise DecodeError("npy of Python objects: refused")
-    return dtype, fortran, shape

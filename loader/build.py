@@ -241,12 +241,14 @@ def _open(
 def _require_hashes(shards: Catalog, *, by_range: bool) -> None:
     """Refuse to promise what cannot be checked."""
     for folder, run in shards.runs():
-        url = shards[run.start].url
-        if shards[run.start].info.sha256 is None:
+        numbers = shards.numbers[run]
+        bare = numbers[~folder.infos.hashed[numbers]]
+        if len(bare):
+            url = folder.prefix + folder.infos.urls[int(bare[0])]
             raise ValueError(f"{url}: verify_hash=True, but no manifest tells its SHA-256")
-        if by_range and folder.local is None:
+        if by_range and folder.local is None and len(numbers):
             raise ValueError(
-                f'{url}: verify_hash=True reads whole shards, cache="off" parts of them: '
+                f'{folder.prefix}: verify_hash=True reads whole shards, cache="off" parts of them: '
                 'pass cache="raw"'
             )
 

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,11 @@ class Shard:
     @property
     def name(self) -> str:
         """Of its file, within that folder."""
-        return self.home.infos.urls[self.number].replace("/", "-")
+        url = self.home.infos.urls[self.number]
+        if "/" not in url:
+            return url
+        folder, _, base = url.rpartition("/")
+        return f"{sha256(folder.encode()).hexdigest()[:12]}-{base}"
 
 
 class Catalog:

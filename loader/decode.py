@@ -2,8 +2,9 @@
 
 import threading
 import time
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from shards.reader import ShardReader
 ByShard = list[tuple[int, list[tuple[int, int]]]]
 
 _KNOWN_BYTES = 64 * 10**6
+_HELD_SHARDS = 16
 
 
 @dataclass(slots=True)
@@ -34,6 +36,31 @@ class Decoded:
     batch: Batch
     samples: int
     skipped: list[Skipped] = field(default_factory=list)
+
+
+class _Readers:
+    """Readers of the shards of a batch, which stay open from its first step to its second.
+
+    Where they are many, each is opened for each step: they would keep the cache from evicting.
+    """
+
+    def __init__(self, store: ShardStore, shards: int) -> None:
+        self._store, self._hold = store, shards <= _HELD_SHARDS
+        self._stack = ExitStack()
+        self._held: dict[int, ShardReader] = {}
+
+    def reader(self, number: int) -> AbstractContextManager[ShardReader]:
+        if not self._hold:
+            return self._store.reader(number)
+        if number not in self._held:
+            self._held[number] = self._stack.enter_context(self._store.reader(number))
+        return nullcontext(self._held[number])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
 
 
 class BatchDecoder:
@@ -75,9 +102,10 @@ class BatchDecoder:
         skipped: dict[int, Skipped] = {}
         decoder = SampleDecoder(self._recipe, self._scratch(), epoch=epoch)
         by_shard = _by_shard(places)
-        facts = self._facts(by_shard, decoder, skipped)
-        rows = Rows(self._recipe, self._pool, size, frames=self._frames(facts))
-        self._fill(rows, by_shard, facts, decoder, skipped)
+        with _Readers(self._store, len(by_shard)) as readers:
+            facts = self._facts(by_shard, readers, decoder, skipped)
+            rows = Rows(self._recipe, self._pool, size, frames=self._frames(facts))
+            self._fill(rows, by_shard, facts, readers, decoder, skipped)
         for row in range(len(places.rows), size):
             rows.blank(row)
         for row, found in skipped.items():
@@ -92,7 +120,11 @@ class BatchDecoder:
         return decoded
 
     def _facts(
-        self, by_shard: ByShard, decoder: SampleDecoder, skipped: dict[int, Skipped]
+        self,
+        by_shard: ByShard,
+        readers: _Readers,
+        decoder: SampleDecoder,
+        skipped: dict[int, Skipped],
     ) -> dict[int, Facts]:
         """What is known, or read now, of the sample of each row; none of a skipped one."""
         facts: dict[int, Facts] = {}
@@ -105,7 +137,7 @@ class BatchDecoder:
                     unknown.append((row, stored))
             if not unknown:
                 continue
-            with self._store.reader(number) as reader:
+            with readers.reader(number) as reader:
                 for row, stored in unknown:
                     try:
                         facts[row] = decoder.facts(reader, stored)
@@ -120,17 +152,23 @@ class BatchDecoder:
         rows: Rows,
         by_shard: ByShard,
         facts: dict[int, Facts],
+        readers: _Readers,
         decoder: SampleDecoder,
         skipped: dict[int, Skipped],
     ) -> None:
-        """Decode the audio of every row whose facts are there, and complete the row."""
+        """Complete every row whose facts are there, its audio decoded."""
+        if rows.audio is None:
+            for row, found in facts.items():
+                decoder.fill(rows, row, found)
+            return
         for number, mine in by_shard:
-            with self._store.reader(number) as reader:
+            with readers.reader(number) as reader:
                 for row, stored in mine:
                     if row not in facts:
                         continue
                     try:
-                        decoder.fill(rows, row, facts[row], reader, stored)
+                        decoder.fill_audio(rows, row, facts[row], reader, stored)
+                        decoder.fill(rows, row, facts[row])
                     except (DecodeError, ShardError) as error:
                         skipped[row] = self._skip(number, facts[row].key, error)
 
@@ -162,9 +200,10 @@ class BatchDecoder:
         skipped: dict[int, Skipped] = {}
         decoder = SampleDecoder(self._recipe, self._scratch(), epoch=epoch)
         by_shard = _by_shard(Places(zero, zero + first, zero))
-        facts = self._facts(by_shard, decoder, skipped)
-        rows = Rows(self._recipe, self._pool, 1, frames=self._frames(facts))
-        self._fill(rows, by_shard, facts, decoder, skipped)
+        with _Readers(self._store, 1) as readers:
+            facts = self._facts(by_shard, readers, decoder, skipped)
+            rows = Rows(self._recipe, self._pool, 1, frames=self._frames(facts))
+            self._fill(rows, by_shard, facts, readers, decoder, skipped)
         return rows.extras
 
     def _scratch(self) -> Scratch:

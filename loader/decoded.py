@@ -6,9 +6,7 @@ import os
 import queue
 import threading
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,12 +23,14 @@ from loader.transfer import StoppedError, part_path
 from shards.errors import DataError, DecodeError
 from shards.index import index_bytes
 from shards.notes import read_notes
+from shards.npy import npy_bytes
 from shards.reader import ShardReader
 from shards.tar import END_OF_ARCHIVE, sample_bytes
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_DAMAGED = "damaged.npy"
 _POLL_S = 0.1
 _NICE = 10
 _DECODED_BYTES_PER_S = 400e6  # what a core decodes FLAC to, in bytes of int16
@@ -88,9 +88,14 @@ class DecodedKeeper:
 
     def __init__(self, store: ShardStore, *, sample_rate: int) -> None:
         self._store, self._sample_rate = store, sample_rate
-        self._stop = threading.Event()
+        self._stop, self._keeping = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="loader-decoded", daemon=True)
         self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a shard is being decoded, or is to be."""
+        return self._keeping or not self._store.undecoded.empty()
 
     def stop(self) -> None:
         self._stop.set()
@@ -109,6 +114,7 @@ class DecodedKeeper:
                 continue
             if number in failed:
                 continue
+            self._keeping = True
             try:
                 self._keep(number)
             except (StoppedError, InterruptedError):
@@ -116,6 +122,8 @@ class DecodedKeeper:
             except (DataError, OSError, ValueError) as error:
                 failed.add(number)
                 log.warning("shard %d is not kept decoded: %s", number, error)
+            finally:
+                self._keeping = False
 
     def _keep(self, number: int) -> None:
         """Decode one shard into the cache, unless another process has."""
@@ -158,7 +166,8 @@ def decode_members(members: dict[str, bytes], *, sample_rate: int) -> dict[str, 
         meta = parse_meta(members.get("json"))
         decoded = _audio(members, extension, meta, sample_rate) if extension else {}
     except DecodeError:
-        return members
+        # under its own name it would pass for samples that were decoded here
+        return {_DAMAGED if name == "audio.npy" else name: data for name, data in members.items()}
     if "mid" in members:
         decoded |= {"mid": members["mid"]} | _notes(members["mid"], meta.midi_beat)
     return {**decoded, **{n: d for n, d in members.items() if n not in (*decoded, extension)}}
@@ -175,7 +184,7 @@ def _audio(
         at_least=meta.audio_s,
         stored_rate=meta.sample_rate,
     )
-    decoded = {"audio.npy": _npy(audio)}
+    decoded = {"audio.npy": npy_bytes(audio)}
     if "json" in members and meta.sample_rate != sample_rate:
         record = {**meta.record, "sample_rate": sample_rate, "frames": len(audio)}
         return decoded | {"json": json.dumps(record, ensure_ascii=False).encode()}
@@ -190,7 +199,7 @@ def _notes(midi: bytes, beat: float) -> dict[str, bytes]:
         return {}
     table = exact.astype(np.float32)
     same = np.array_equal(octuple(exact), octuple(table.astype(np.float64)))
-    return {"notes.npy": _npy(table)} if same else {}
+    return {"notes.npy": npy_bytes(table)} if same else {}
 
 
 def _decoded_bytes(reader: ShardReader, row: int, sample_rate: int) -> int:
@@ -203,9 +212,3 @@ def _decoded_bytes(reader: ShardReader, row: int, sample_rate: int) -> int:
     except DecodeError:
         return raw
     return raw + round(2 * sample_rate * meta.audio_s) + 4096 if meta.audio_s else 8 * raw
-
-
-def _npy(array: np.ndarray[Any, Any]) -> bytes:
-    target = BytesIO()
-    np.save(target, array, allow_pickle=False)
-    return target.getvalue()

@@ -1,5 +1,6 @@
 """Moves batches to where they are used; to a GPU beside its computing, as 16-bit audio."""
 
+import threading
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -52,7 +53,8 @@ class PlainMover:
         self._device = device
 
     def send(self, batch: Batch) -> Sent:
-        return Sent(_scaled(_moved(batch, self._device)))
+        # waited for: the pool uses the batch's memory again as soon as nothing refers to it
+        return Sent(_scaled(_moved(batch, self._device, non_blocking=False)))
 
     def receive(self, sent: Sent) -> Batch:
         return sent.batch
@@ -69,28 +71,36 @@ class CudaMover:
         """Make the stream; a device without a number is the current one."""
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._copying: deque[tuple[Any, Batch]] = deque()
+        self._lock = threading.Lock()
 
     def send(self, batch: Batch) -> Sent:
-        with torch.cuda.stream(self._stream):
-            sent = Sent(_scaled(_moved(batch, self._stream.device)), torch.cuda.Event())  # type: ignore[no-untyped-call]
-            sent.event.record(self._stream)
-        self._copying.append((sent.event, batch))
-        return sent
+        # leaving a stream for a device that the thread does not use would make a context there
+        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
+            moved = _scaled(_moved(batch, self._stream.device, non_blocking=True))
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(self._stream)
+        with self._lock:
+            self._copying.append((event, batch))
+        return Sent(moved, event)
 
     def receive(self, sent: Sent) -> Batch:
-        current = torch.cuda.current_stream(self._stream.device)
-        current.wait_event(sent.event)
-        for value in sent.batch.values():
-            if isinstance(value, torch.Tensor):
-                value.record_stream(current)  # its memory was taken on the side stream
-        while self._copying and self._copying[0][0].query():
-            self._copying.popleft()
+        with torch.cuda.device(self._stream.device):
+            current = torch.cuda.current_stream()
+            current.wait_event(sent.event)
+            for value in sent.batch.values():
+                if isinstance(value, torch.Tensor):
+                    value.record_stream(current)  # its memory was taken on the side stream
+            with self._lock:
+                while self._copying and self._copying[0][0].query():
+                    self._copying.popleft()
         return sent.batch
 
 
-def _moved(batch: Batch, device: torch.device) -> Batch:
+def _moved(batch: Batch, device: torch.device, *, non_blocking: bool) -> Batch:
     return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        name: value.to(device, non_blocking=non_blocking)
+        if isinstance(value, torch.Tensor)
+        else value
         for name, value in batch.items()
     }
 

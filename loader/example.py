@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loader.audio import copy_samples, decode_window, duration_s, npy_view, require_length
+from loader.audio import copy_samples, decode_window, duration_s, require_length
 from loader.batch import Rows, TransformError
 from loader.mapped import MappedReader
 from loader.meta import Meta, parse_meta
@@ -17,10 +17,12 @@ from loader.recipe import Recipe, audio_extension, is_audio, midi_extension
 from loader.tokens import octuple
 from shards.errors import DecodeError
 from shards.keys import key_hash
-from shards.notes import Notes, read_notes
+from shards.notes import COLUMNS, Notes, read_notes
+from shards.npy import npy_view
 from shards.reader import ShardReader
 from shards.tar import Member
 
+_LARGEST_TOKEN = np.iinfo(np.int16).max
 _SPAN = 65536  # bytes between two members that are read along rather than skipped
 
 
@@ -124,7 +126,10 @@ class SampleDecoder:
             DecodeError: if JSON or MIDI is, or MIDI that was asked for is missing.
         """
         self.clock.restart()
-        recipe, members = self._recipe, reader.members(row)
+        recipe = self._recipe
+        if "audio" in recipe.fields:
+            reader.expect(row)
+        members = reader.members(row)
         small = [m for m in members if recipe.wants(m.extension) and not is_audio(m.extension)]
         found = _read(reader, small, self._scratch)
         example = Example(members[0].key, found, parse_meta(found.get("json")))
@@ -135,19 +140,28 @@ class SampleDecoder:
         self.clock.lap("midi")
         return facts
 
-    def fill(self, rows: Rows, row: int, facts: Facts, reader: ShardReader, stored: int) -> None:
-        """Put a sample into a row, the audio of the shard's row ``stored`` decoded there.
+    def fill_audio(
+        self, rows: Rows, row: int, facts: Facts, reader: ShardReader, stored: int
+    ) -> None:
+        """Decode the audio of the shard's row ``stored`` into a row.
 
         Raises:
             ShardError: if the shard is damaged there.
-            DecodeError: if the audio is, or there is none and it was asked for.
+            DecodeError: if the audio is, or there is none.
+        """
+        assert rows.audio is not None
+        self.clock.restart()
+        rows.audio_frames[row] = self._audio(rows.audio[row], facts, reader, stored)
+        reader.forget(stored)
+        self.clock.lap("audio")
+
+    def fill(self, rows: Rows, row: int, facts: Facts) -> None:
+        """Complete a row whose audio is there.
+
+        Raises:
             ValueError: if the transform does not return what it must; it names the sample.
         """
-        self.clock.restart()
         rows.keys[row] = facts.key
-        if rows.audio is not None:
-            rows.audio_frames[row] = self._audio(rows.audio[row], facts, reader, stored)
-            self.clock.lap("audio")
         rows.fill_beside(row, facts.midi, facts.labels, facts.record)
         rows.weight[row] = 1
         if self._recipe.transform is not None:
@@ -232,15 +246,20 @@ def _midi(example: Example, recipe: Recipe, start: int) -> tuple[NDArray[Any], i
         raise DecodeError(f"has no MIDI; its members: {', '.join(example.members) or 'none'}")
     notes = _notes(example, extension, recipe, start)
     kept = notes.table[: recipe.max_notes]
-    octuples = recipe.midi == "octuple"
-    midi = octuple(kept).astype(np.int16) if octuples else kept.astype(np.float32)
-    return midi, notes.left_out
+    if recipe.midi == "notes":
+        return kept.astype(np.float32), notes.left_out
+    tokens = octuple(kept)
+    if np.abs(tokens).max(initial=0) > _LARGEST_TOKEN:
+        raise DecodeError(f"has notes of which no tokens can be made: {np.abs(tokens).max()}")
+    return tokens.astype(np.int16), notes.left_out
 
 
 def _notes(example: Example, extension: str, recipe: Recipe, start: int) -> Notes:
     """The notes of the window that the audio is cropped to."""
     if not start and "notes.npy" in example.members:
         table = npy_view(example.members["notes.npy"]).astype(np.float64)
+        if table.ndim != 2 or table.shape[1] != len(COLUMNS):
+            raise DecodeError(f"notes.npy holds {table.shape}; [notes, {len(COLUMNS)}] is due")
         last = (table[:, 0] + table[:, 1]).max(initial=0.0)
         if recipe.clip_seconds is None or last <= recipe.clip_seconds:
             return Notes(table, 0)

@@ -10,7 +10,8 @@ from shards.errors import DataError
 State = Literal["ok", "warn", "fail"]
 
 _PATIENCE_S = 15.0
-_TROUBLE = (OSError, RuntimeError, ImportError, ValueError, DataError)
+_MISFITS = (AttributeError, TypeError, KeyError, AssertionError)  # of packages, to each other
+_TROUBLE = (OSError, RuntimeError, ImportError, ValueError, DataError, *_MISFITS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,11 +58,19 @@ def memory_limit(membership: str, cgroups: Path) -> int | None:
     return min(limits, default=None)
 
 
+def memory_used(membership: str, cgroups: Path) -> int:
+    """Bytes that the groups around a process use, the most of all; 0 where nobody tells."""
+    names = ("memory.current", "memory.usage_in_bytes")
+    found = (_read(group / name) for group in _groups(membership, cgroups) for name in names)
+    return max((int(text) for text in found if text.isdigit()), default=0)
+
+
 def free_memory() -> int:
     """Bytes of memory that are free, as far as the control groups allow; 0 if nobody tells."""
     free = _memory(_read(_MEMINFO)).get("MemAvailable", 0)
-    limit = memory_limit(_read(_MEMBERSHIP), _CGROUPS)
-    return free if limit is None else min(free, limit)
+    membership = _read(_MEMBERSHIP)
+    limit = memory_limit(membership, _CGROUPS)
+    return free if limit is None else min(free, max(0, limit - memory_used(membership, _CGROUPS)))
 
 
 def check_machine() -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from loader.audio import npy_view
+from shards.npy import npy_view
 from shards.reader import LocalFile, ShardReader
 
 _UNKNOWN = np.empty(0, dtype=np.int16)
@@ -28,7 +28,11 @@ class MappedReader(ShardReader):
         index = path.with_name(f"{path.name}.idx")
         self._map: mmap.mmap | None = None
         super().__init__(file, samples=samples, index=index)
-        self._map = mmap.mmap(file.descriptor, 0, prot=mmap.PROT_READ)
+        try:
+            self._map = mmap.mmap(file.descriptor, 0, prot=mmap.PROT_READ)
+        except BaseException:
+            self.close()
+            raise
         self._pcm: list[NDArray[np.int16] | None] = [_UNKNOWN] * samples
 
     def pcm(self, row: int) -> NDArray[np.int16] | None:

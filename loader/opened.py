@@ -12,6 +12,7 @@ from loader.catalog import Shard
 from loader.mapped import MappedReader
 from loader.remote import RemoteFile, open_remote
 from shards.errors import FetchError, ShardError
+from shards.manifest import require_size
 from shards.reader import ShardReader
 
 log = logging.getLogger(__name__)
@@ -123,12 +124,8 @@ def _reader(shard: Shard, path: Path, *, verify_hash: bool) -> ShardReader:
     """A reader of a shard whose size and number of samples are the manifest's."""
     info, known = shard.info, shard.info.nsamples >= 0
     try:
-        size = path.stat().st_size
-        if known and info.filesize is not None and size != info.filesize:
-            raise ShardError(
-                f"{path}: has {size} bytes, its manifest says {info.filesize}: truncated or of "
-                "another version. Find out with: python -m packer verify"
-            )
+        if known:
+            require_size(str(path), path.stat().st_size, info.filesize)
         if verify_hash and _sha256(path) != info.sha256:
             raise ShardError(
                 f"{path}: its content is not what the manifest says (SHA-256 differs): copy it "

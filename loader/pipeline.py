@@ -1,6 +1,7 @@
 """The pipeline: batches in order, epoch after epoch, decoded ahead by threads."""
 
 import os
+import threading
 import time
 import weakref
 from collections import deque
@@ -31,9 +32,10 @@ from loader.stats import Stats
 from loader.steps import Places, Steps
 from loader.store import ShardStore
 from loader.threads import Threads
-from loader.world import World, find_world, process_group, step_count
+from loader.world import World, find_world, process_group, ranks_here, step_count
 
 _AHEAD_BYTES = 2 * 10**9
+_LAST_WAIT_S = 1.0
 
 
 class Pipeline(IterableDataset[Batch]):
@@ -70,7 +72,7 @@ class Pipeline(IterableDataset[Batch]):
         self._fingerprint, self._error_log = fingerprint, error_log
         self._weights = None if weights is None else tuple(weights)
         auto = settings.num_workers == "auto"
-        self._settling = Settling(usable_cores()) if auto else None
+        self._settling = Settling(max(1, usable_cores() // ranks_here())) if auto else None
         most = self._settling.most if self._settling else int(settings.num_workers)
         self._decoder = BatchDecoder(
             store,
@@ -89,9 +91,8 @@ class Pipeline(IterableDataset[Batch]):
         self._threads = Threads(most)
         if self._settling is not None:
             self._threads.limit(self._settling.number)
-        self._fetched_bytes = 0
+        self._fetched_bytes, self._process = 0, os.getpid()
         self._mover: Mover | None = None
-        self._process = os.getpid()
         self._finalizer = weakref.finalize(self, _release, store, self._threads)
 
     def __len__(self) -> int:
@@ -153,7 +154,7 @@ class Pipeline(IterableDataset[Batch]):
             self._at = self._next
 
     def state_dict(self) -> dict[str, Any]:
-        """What was delivered so far, as JSON: what a later run needs to go on exactly here."""
+        """What was delivered so far, as JSON: a later run goes on exactly here."""
         return self._state().to_json()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -216,8 +217,7 @@ class Pipeline(IterableDataset[Batch]):
 
     def _find_mover(self) -> Mover:
         """The way to the device, which is looked up at the first batch."""
-        if self._mover is None:
-            self._mover = make_mover(self._settings.device)
+        self._mover = self._mover or make_mover(self._settings.device)
         return self._mover
 
     def _settle(self, seconds: float, waited_s: float) -> None:
@@ -225,9 +225,8 @@ class Pipeline(IterableDataset[Batch]):
         if self._settling is None or self._settling.settled:
             return
         fetched = self._stats.fetched_bytes
-        self._settling.observe(
-            seconds=seconds, waited_s=waited_s, fetching=fetched != self._fetched_bytes
-        )
+        disturbed = self._threads.keeping or fetched != self._fetched_bytes
+        self._settling.observe(seconds=seconds, waited_s=waited_s, disturbed=disturbed)
         self._fetched_bytes = fetched
         self._threads.limit(self._settling.number)
 
@@ -391,8 +390,11 @@ class _Epoch(Iterator[Batch]):
 def _release(store: ShardStore, threads: Threads) -> None:
     """End what a pipeline started; runs once, on ``close`` or when it is garbage.
 
-    It may run in any thread, a decoding one included, so it waits for none.
+    It may run in any thread, a decoding one too; at the end of a program in the main one, which
+    waits a moment, so that nothing is being decoded while the interpreter goes.
     """
     store.stop()
     threads.stop()
+    if threading.current_thread() is threading.main_thread():
+        threads.join(_LAST_WAIT_S)
     store.close()

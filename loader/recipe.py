@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from shards.members import AUDIO, MIDI
+
 FIELDS = ("audio", "midi", "labels", "json")
 Crop = Literal["start", "random", "center"]
 AudioDtype = Literal["float32", "int16"]
@@ -11,8 +13,6 @@ MidiForm = Literal["octuple", "notes"]
 Labels = Mapping[str, float | None]
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
-_AUDIO = ("audio.npy", "flac", "wav", "mp3", "ogg", "opus", "aif", "aiff", "m4a", "aac")
-_MIDI = ("mid", "midi", "notes.npy")
 _WIDTHS = {"octuple": 8, "notes": 6}
 
 
@@ -80,22 +80,22 @@ class Recipe:
             return True
         if is_audio(extension):
             return "audio" in self.fields
-        return "midi" in self.fields and extension in _MIDI
+        return "midi" in self.fields and extension in MIDI
 
 
 def is_audio(extension: str) -> bool:
     """Whether a member is audio, by its extension."""
-    return extension in _AUDIO
+    return extension in AUDIO
 
 
 def audio_extension(members: Mapping[str, Any]) -> str | None:
     """Which member is the audio; decoded before compressed."""
-    return next((name for name in _AUDIO if name in members), None)
+    return next((name for name in AUDIO if name in members), None)
 
 
 def midi_extension(members: Mapping[str, Any]) -> str | None:
     """Which member is the MIDI; the file before the table made of it."""
-    return next((name for name in _MIDI if name in members), None)
+    return next((name for name in MIDI if name in members), None)
 
 
 def _require(holds: bool, message: str) -> None:

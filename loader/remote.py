@@ -8,12 +8,14 @@ from typing import Any
 
 from loader.transfer import open_url, read_url, retry
 from shards.errors import FetchError, ShardError
+from shards.manifest import require_size
 from shards.reader import ShardReader
 
 _SMALL_BYTES = 4096  # so small a read is a header's, and what lies behind it is read along
-_SPAN_BYTES = 256 << 10
+_SPAN_BYTES = 16 << 10
 _AT_ONCE_BYTES = 1 << 20  # a sample of up to this size takes less time than asking for it in parts
-_KEPT_BYTES = 8 << 20  # of each file, several of which are open
+_KEPT_BYTES = 64 << 20  # of what was expected and is not forgotten yet
+_THROUGH_THE_CACHE = 'stream it through the cache: cache="raw"'
 
 
 class RemoteFile:
@@ -28,20 +30,26 @@ class RemoteFile:
         pause: Callable[[float], object],
         count: Callable[[int], None],
     ) -> None:
-        """Ask for nothing but the size, where it is not known.
+        """Ask for nothing but the size.
 
         Args:
+            size: what the manifest says; None where nothing does.
             pause: waits some seconds between attempts; may raise StoppedError.
             count: told the bytes that came.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            FetchError: if it cannot be reached.
+            FetchError: if it cannot be reached, or its server does not tell its size.
+            ShardError: if it has another size.
         """
         self.name = url
         self._fs, self._path = open_url(url, storage_options)
         self.pause, self._count = pause, count
-        self.size = self._retried(lambda: int(self._fs.size(self._path))) if size is None else size
+        found = self._retried(lambda: self._fs.size(self._path))
+        if found is None:
+            raise FetchError(f"{url}: the server does not tell its size; {_THROUGH_THE_CACHE}")
+        require_size(url, int(found), size)
+        self.size = int(found)
         self._kept: OrderedDict[int, bytes] = OrderedDict()  # by where they begin
         self._lock = threading.Lock()
 
@@ -49,6 +57,10 @@ class RemoteFile:
         """Get what will be read soon, in one request, unless parts of it may not be wanted."""
         if stop - start <= _AT_ONCE_BYTES and self._find(start, stop) is None:
             self._keep(start, self._fetch(start, stop))
+
+    def forget(self, start: int) -> None:
+        with self._lock:
+            self._kept.pop(start, None)
 
     def read_at(self, offset: int, size: int) -> bytes:
         stop = min(offset + size, self.size)
@@ -85,15 +97,15 @@ class RemoteFile:
                 self._kept.popitem(last=False)
 
     def _fetch(self, start: int, stop: int) -> bytes:
-        data = self._retried(lambda: self._fs.cat_file(self._path, start=start, end=stop))
+        try:
+            data = self._retried(lambda: self._fs.cat_file(self._path, start=start, end=stop))
+        except FileNotFoundError:
+            raise FetchError(f"{self.name}: the shard is not there any more") from None
         self._count(len(data))
         if len(data) > stop - start:
-            raise FetchError(
-                f"{self.name}: the server sends whole files where a part was asked for; stream "
-                'it through the cache: cache="raw"'
-            )
+            raise FetchError(f"{self.name}: the server sends no parts; {_THROUGH_THE_CACHE}")
         if len(data) < stop - start:
-            raise ShardError(f"{self.name}: truncated at byte {start + len(data)}")
+            raise ShardError(f"{self.name}: truncated at byte {start + len(data)}; copy it anew")
         return bytes(data)
 
     def _retried(self, action: Callable[[], Any]) -> Any:

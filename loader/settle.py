@@ -27,17 +27,17 @@ class Settling:
         """The largest number that may be tried."""
         return self._ladder[-1]
 
-    def observe(self, *, seconds: float, waited_s: float, fetching: bool) -> None:
+    def observe(self, *, seconds: float, waited_s: float, disturbed: bool) -> None:
         """Take a batch into account, and change ``number`` when enough is known of it.
 
         Args:
             seconds: since the batch before.
             waited_s: how much of that the consumer waited.
-            fetching: whether the link has set the pace meanwhile.
+            disturbed: whether shards were fetched, or kept decoded, meanwhile.
         """
         if self.settled:
             return
-        if fetching:
+        if disturbed:
             self._batches, self._seconds, self._waited = 0, 0.0, 0.0
             return
         self._batches += 1

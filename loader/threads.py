@@ -1,8 +1,9 @@
 """The threads of a pipeline."""
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from loader.ahead import ReadAhead
@@ -13,7 +14,11 @@ Result = TypeVar("Result")
 
 
 class Threads:
-    """Those that decode, started when first needed, that fetch ahead, and that keep decoded."""
+    """Those that decode, started when first needed, that fetch ahead, and that keep decoded.
+
+    They are daemons: a program that ends without closing its pipeline does not wait for batches
+    that nobody will see.
+    """
 
     def __init__(self, most: int) -> None:
         """Plan for at most so many decoding threads.
@@ -23,15 +28,34 @@ class Threads:
         """
         self.ahead: ReadAhead | None = None
         self.keeper: DecodedKeeper | None = None
-        self._most = self.active_limit = most
-        self._active = 0
+        self.active_limit = most
+        self._most, self._active, self._stopped = most, 0, False
+        self._tasks: deque[tuple[Future[Any], Callable[[], None]]] = deque()
         self._turn = threading.Condition()
-        self._executor: ThreadPoolExecutor | None = None
+        self._workers: list[threading.Thread] = []
+
+    @property
+    def keeping(self) -> bool:
+        """Whether a shard is being kept decoded, or is to be."""
+        return self.keeper is not None and self.keeper.busy
 
     def submit(self, task: Callable[..., Result], *args: Any) -> Future[Result]:
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(self._most, "loader-decode")
-        return self._executor.submit(self._run, task, *args)
+        """Have a task run; tasks begin in the order in which they come.
+
+        Raises:
+            RuntimeError: if the threads were stopped.
+        """
+        future: Future[Result] = Future()
+        with self._turn:
+            if self._stopped:
+                raise RuntimeError("the pipeline is closed: make a new one")
+            self._tasks.append((future, lambda: _run(future, task, args)))
+            if len(self._workers) < self._most:
+                name = f"loader-decode-{len(self._workers)}"
+                self._workers.append(threading.Thread(target=self._work, name=name, daemon=True))
+                self._workers[-1].start()
+            self._turn.notify_all()
+        return future
 
     def limit(self, number: int) -> None:
         """Let only so many threads decode at a time."""
@@ -44,26 +68,47 @@ class Threads:
         for helper in (self.ahead, self.keeper):
             if helper is not None:
                 helper.stop()
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+        with self._turn:
+            self._stopped = True
+            for future, _ in self._tasks:  # somebody may wait for it
+                future.cancel()
+            self._tasks.clear()
+            self._turn.notify_all()
 
-    def join(self) -> None:
+    def join(self, timeout_s: float = _JOIN_S) -> None:
         """Stop, and wait until all have ended."""
         self.stop()
-        if self._executor is not None:
-            self._executor.shutdown(wait=True)
+        for thread in self._workers:
+            thread.join(timeout_s)
         for helper in (self.ahead, self.keeper):
             if helper is not None:
-                helper.join(_JOIN_S)
+                helper.join(timeout_s)
 
-    def _run(self, task: Callable[..., Result], *args: Any) -> Result:
+    def _work(self) -> None:
+        while (task := self._next()) is not None:
+            try:
+                task()
+            finally:
+                del task  # holds no batch while it waits
+                with self._turn:
+                    self._active -= 1
+                    self._turn.notify_all()
+
+    def _next(self) -> Callable[[], None] | None:
+        """The next task, when it is this thread's turn; None when there is no further one."""
         with self._turn:
-            while self._active >= self.active_limit:
+            while not self._stopped and (not self._tasks or self._active >= self.active_limit):
                 self._turn.wait()
+            if self._stopped:
+                return None
             self._active += 1
-        try:
-            return task(*args)
-        finally:
-            with self._turn:
-                self._active -= 1
-                self._turn.notify()
+            return self._tasks.popleft()[1]
+
+
+def _run(future: Future[Result], task: Callable[..., Result], args: tuple[Any, ...]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(task(*args))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the consumer gets it
+        future.set_exception(error)

@@ -76,6 +76,12 @@ def process_group() -> tuple[int, int] | None:
     return distributed.get_rank(), distributed.get_world_size()
 
 
+def ranks_here(environ: Mapping[str, str] = os.environ) -> int:
+    """How many ranks share this machine's cores, as torchrun or srun says."""
+    told = environ.get("LOCAL_WORLD_SIZE") or environ.get("SLURM_NTASKS_PER_NODE") or "1"
+    return max(1, int(told)) if told.isdigit() else 1
+
+
 def _from(environ: Mapping[str, str], rank: str, size: str) -> tuple[int, int]:
     world = int(environ.get(size, "1"))
     if rank not in environ and world > 1:

@@ -10,9 +10,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from packer.npy import npy_view
 from packer.ogg import set_serial
 from shards.errors import DecodeError
+from shards.npy import typed_npy_view
 from shards.pcm import PLAUSIBLE
 
 Samples = NDArray[np.int16]  # (frames, channels)
@@ -142,7 +142,7 @@ def measure(data: bytes, extension: str) -> tuple[int, int | None]:
     """
     try:
         if extension == NPY:
-            return len(npy_view(data, dtype=np.int16)), None
+            return len(typed_npy_view(data, dtype=np.int16)), None
         with SequentialFile(BytesIO(data)) as file:
             if file.frames > PLAUSIBLE * len(data):
                 raise DecodeError(f"declares {file.frames} frames in {len(data)} bytes")

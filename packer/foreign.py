@@ -14,7 +14,6 @@ from typing import Any
 
 import soundfile
 
-from packer.members import AUDIO, fields_of
 from packer.spread import spread
 from packer.summary import label_stats
 from packer.target import Target
@@ -22,6 +21,7 @@ from shards.errors import ManifestError, ShardError
 from shards.index import index_bytes
 from shards.keys import keys_bytes
 from shards.manifest import NAME, Manifest, ShardInfo, dump_manifest, load_manifest
+from shards.members import AUDIO, fields_of
 from shards.reader import ShardReader
 from shards.tar import Member
 

@@ -10,11 +10,11 @@ import numpy as np
 import soundfile
 
 from packer.audio import pcm16_options
-from packer.members import fields_of
-from packer.npy import npy_view
 from packer.picture import LOWEST_HZ, Samples, envelope, highest_hz, mel_picture, png
 from shards.errors import DecodeError
+from shards.members import fields_of
 from shards.notes import parse_midi, read_notes
+from shards.npy import typed_npy_view
 from shards.pcm import INT16_SCALE, PLAUSIBLE, mix_down
 
 _SUSTAIN, _HALF = 64, 64  # the pedal's controller, and from which value on it is down
@@ -125,7 +125,7 @@ def _decode(data: bytes, extension: str, record: dict[str, Any]) -> tuple[Sample
     """(frames,) mono samples in [-1, 1] and their rate."""
     try:
         if extension == "audio.npy":
-            pcm = npy_view(data, dtype=np.int16).astype(np.float32)
+            pcm = typed_npy_view(data, dtype=np.int16).astype(np.float32)
             samples: Samples = pcm / np.float32(INT16_SCALE)
             rate = record.get("sample_rate")
         else:

@@ -15,10 +15,10 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from packer.members import fields_of
 from packer.portrait import read_record
 from packer.splits import Dataset
 from packer.target import Target
+from shards.members import fields_of
 from shards.reader import ShardReader
 
 REJECTED = "rejected.jsonl"

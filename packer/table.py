@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from packer.npy import npy_bytes, npy_view
 from shards.errors import DecodeError
 from shards.notes import COLUMNS, NoteTable, read_notes
+from shards.npy import npy_bytes, typed_npy_view
 
 _DURATION, _BEAT = 1, 5
 _STEPS_PER_S = 100  # tokens count hundredths of a second
@@ -26,7 +26,7 @@ def notes_npy(midi: bytes, *, beat: float) -> bytes:
 
 def check_notes(data: bytes, midi: bytes, *, beat: float) -> None:
     """Raise DecodeError if a ``notes.npy`` is damaged, or not of its MIDI file."""
-    found = npy_view(data, dtype=np.float32, columns=len(COLUMNS))
+    found = typed_npy_view(data, dtype=np.float32, columns=len(COLUMNS))
     due = read_notes(midi, beat=beat).table
     if len(found) != len(due):
         raise DecodeError(f"notes.npy has {len(found)} notes, its MIDI has {len(due)}")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.columns import Strings
-from shards.errors import ManifestError
+from shards.errors import ManifestError, ShardError
 
 NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -198,6 +198,19 @@ def load_manifest(data: bytes, *, name: str) -> Manifest:
     for url in shards.urls:
         _require_inside(url, name)
     return manifest
+
+
+def require_size(name: str, found: int, told: int | None) -> None:
+    """Refuse a shard that has not as many bytes as its manifest tells, where it does.
+
+    Raises:
+        ShardError: with both numbers.
+    """
+    if told is not None and found != told:
+        raise ShardError(
+            f"{name}: has {found} bytes, its manifest says {told}: truncated or of another "
+            "version. Find out with: python -m packer verify"
+        )
 
 
 def fingerprint(shards: Iterable[ShardInfo]) -> str:

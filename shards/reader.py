@@ -25,6 +25,9 @@ class TarFile(Protocol):
     def expect(self, start: int, stop: int) -> None:
         """Be told what will be read soon."""
 
+    def forget(self, start: int) -> None:
+        """Be told that what was expected from there on was read."""
+
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes at ``offset``; fewer at the end of the file."""
 
@@ -48,6 +51,8 @@ class LocalFile:
         self.size = os.fstat(self.descriptor).st_size
 
     def expect(self, start: int, stop: int) -> None: ...
+
+    def forget(self, start: int) -> None: ...
 
     def read_at(self, offset: int, size: int) -> bytes:
         return os.pread(self.descriptor, size, offset)
@@ -105,12 +110,19 @@ class ShardReader:
         """(N + 1,) uint64: where each sample starts and the last one ends, in bytes."""
         return self._offsets
 
+    def expect(self, row: int) -> None:
+        """Say that all of a sample will be read soon, until it is forgotten."""
+        self._file.expect(int(self._offsets[row]), int(self._offsets[row + 1]))
+
+    def forget(self, row: int) -> None:
+        """Say that a sample was read."""
+        self._file.forget(int(self._offsets[row]))
+
     def members(self, row: int) -> tuple[Member, ...]:
         """What sample ``row`` holds and where; its headers are read once and kept."""
         members = self._members[row]
         if members is None:
             start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
-            self._file.expect(start, stop)
             try:
                 members = tuple(walk(self._file.read_at, start, stop))
             except ShardError as error:
@@ -136,7 +148,9 @@ class ShardReader:
         while done < len(buffer):
             count = self._file.read_into(buffer[done:], start + done)
             if not count:
-                raise ShardError(f"{self._file.name}: truncated at byte {start + done}")
+                raise ShardError(
+                    f"{self._file.name}: truncated at byte {start + done}; copy it anew"
+                )
             done += count
 
     def read_at(self, offset: int, size: int) -> bytes:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from loader.audio import decode_window, duration_s, npy_view
+from loader.audio import decode_window, duration_s
 from shards.errors import DecodeError
+from shards.npy import npy_view
 
 RATE = 8000
 

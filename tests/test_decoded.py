@@ -195,3 +195,36 @@ def test_a_shard_that_cannot_be_kept_is_told_of_once(dataset, tmp_path, caplog):
         time.sleep(0.3)
     told = [record for record in caplog.records if "not kept decoded" in record.message]
     assert len(told) == 1
+
+
+def test_what_did_not_decode_is_not_played_at_another_speed(tmp_path):
+    """Raw samples of another rate, too few of them, stay undecodable in the cache's copy."""
+    from shards.npy import npy_bytes
+    from shards.tar import END_OF_ARCHIVE, sample_bytes
+
+    good = npy_bytes(np.zeros(16000, np.int16))
+    short = npy_bytes(np.zeros(9600, np.int16))
+    told = json.dumps({"sample_rate": 16000, "frames": 16000}).encode()
+    members = [{"audio.npy": short if n == 1 else good, "json": told} for n in range(4)]
+    tar = tmp_path / "a.tar"
+    samples = [sample_bytes(f"k{n}", each) for n, each in enumerate(members)]
+    tar.write_bytes(b"".join(samples) + END_OF_ARCHIVE)
+    options = {"sample_rate": 8000, "clip_seconds": 1.0, "batch_size": 4, "shuffle": 0}
+    options |= {"on_error": "skip", "max_error_rate": 1.0}
+    cache = tmp_path / "cache"
+    with make_pipeline(str(tar), cache="decoded", cache_dir=cache, **options) as pipe:
+        for _ in range(3):
+            assert next(iter(pipe))["weight"].tolist() == [1, 0, 1, 1]
+            wait_for_copies(cache, 1)
+
+
+def test_shards_are_closed_and_opened_again_while_others_read(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("loader.store._OPEN_SHARDS", 1)
+    options = {**SMALL, "num_workers": 6, "drop_last": False}
+    with (
+        make_pipeline(dataset, cache="decoded", cache_dir=tmp_path / "cache", **options) as pipe,
+        make_pipeline(dataset, **{**options, "num_workers": 0}) as plain,
+    ):
+        for _ in range(4):
+            for one, other in zip(pipe, plain, strict=True):
+                assert_same(one, other)

@@ -47,7 +47,7 @@ def test_a_sample_is_one_request_and_later_only_its_audio(dataset, monkeypatch):
         options = {**SMALL, "drop_last": False, "shuffle": 0, "num_workers": 0}
         with make_pipeline(web.url, cache="off", **options) as pipe:
             first = sum(float(batch["weight"].sum()) for batch in pipe)
-            asked = [path for method, path in web.requests if path.endswith(".tar")]
+            asked = [p for method, p in web.requests if method == "GET" and p.endswith(".tar")]
             assert len(asked) == first == 50
             fetched = pipe.stats()["fetched_bytes"]
             for _ in pipe:
@@ -101,11 +101,40 @@ def test_a_shard_that_is_not_there_is_named(dataset, tmp_path):
 
 
 def test_a_file_that_ends_early_is_told_at_once(tmp_path):
-    (tmp_path / "a.tar").write_bytes(bytes(1000))
+    (tmp_path / "a.tar").write_bytes(bytes(2000))
     with serve(tmp_path) as web:
         file = remote(f"{web.url}/a.tar", size=2000)
+        (tmp_path / "a.tar").write_bytes(bytes(1000))
         with pytest.raises(ShardError, match="truncated at byte 1000"):
             file.read_at(500, 1500)
+        (tmp_path / "a.tar").unlink()
+        with pytest.raises(FetchError, match="not there any more"):
+            file.read_at(500, 1500)
+
+
+def test_another_version_of_a_shard_is_refused_by_its_size(tmp_path):
+    (tmp_path / "a.tar").write_bytes(bytes(1000))
+    with serve(tmp_path) as web, pytest.raises(ShardError, match="its manifest says 2000"):
+        remote(f"{web.url}/a.tar", size=2000)
+
+
+@pytest.mark.parametrize("batch_size", [8, 48])
+def test_an_epoch_fetches_the_dataset_once(dataset, batch_size):
+    size = sum(path.stat().st_size for path in dataset.glob("*.tar"))
+    options = {**SMALL, "batch_size": batch_size, "drop_last": False}
+    with serve(dataset) as web, make_pipeline(web.url, cache="off", **options) as pipe:
+        for _ in pipe:
+            pass
+        assert pipe.stats()["fetched_bytes"] <= 1.1 * size
+
+
+def test_audio_that_nobody_asked_for_stays_there(tmp_path):
+    dataset = corpus.make_dataset(tmp_path, samples=8, seconds=10.0, midi=False)
+    size = sum(path.stat().st_size for path in dataset.glob("*.tar"))
+    options = {**SMALL, "fields": ("labels",)}
+    with serve(dataset) as web, make_pipeline(web.url, cache="off", **options) as pipe:
+        next(iter(pipe))
+        assert 0 < pipe.stats()["fetched_bytes"] < size / 2
 
 
 def test_reads_are_exact_wherever_they_lie(tmp_path):

@@ -1,6 +1,7 @@
 """num_workers="auto" settles on the number of threads that gives most batches a second."""
 
 import threading
+import time
 
 import corpus
 import pytest
@@ -19,7 +20,7 @@ def settle(rate_of, *, cores: int = 4, waiting: float = 0.9) -> tuple[Settling, 
             break
         tried.append(settling.number)
         seconds = 1 / rate_of(settling.number)
-        settling.observe(seconds=seconds, waited_s=waiting * seconds, fetching=False)
+        settling.observe(seconds=seconds, waited_s=waiting * seconds, disturbed=False)
     return settling, sorted(set(tried))
 
 
@@ -53,7 +54,7 @@ def test_nothing_is_tried_while_the_consumer_sets_the_pace():
 def test_nothing_is_learnt_while_shards_are_fetched():
     settling = Settling(4)
     for _ in range(5000):
-        settling.observe(seconds=0.1, waited_s=0.1, fetching=True)
+        settling.observe(seconds=0.1, waited_s=0.1, disturbed=True)
     assert settling.number == 4
 
 
@@ -81,3 +82,42 @@ def test_every_thread_has_work_however_few_batches_are_to_be_ahead(dataset):
         next(iter(pipe))
         assert not together.broken
         together.abort()
+
+
+def test_only_so_many_decode_at_a_time_and_the_oldest_first():
+    from loader.threads import Threads
+
+    threads, running, most, begun = Threads(4), 0, 0, []
+    lock = threading.Lock()
+
+    def task(number: int) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+            begun.append(number)
+        time.sleep(0.002)
+        with lock:
+            running -= 1
+
+    threads.limit(2)
+    futures = [threads.submit(task, number) for number in range(40)]
+    for future in futures:
+        future.result(timeout=20)
+    assert most <= 2
+    assert max(abs(place - number) for place, number in enumerate(begun)) <= 1
+    threads.join()
+
+
+def test_stopping_ends_who_waits_for_a_batch():
+    from loader.threads import Threads
+
+    threads, hold = Threads(1), threading.Event()
+    threads.submit(hold.wait, 20)
+    waiting = threads.submit(print)
+    threads.stop()
+    assert waiting.cancelled()
+    hold.set()
+    threads.join()
+    with pytest.raises(RuntimeError, match="closed"):
+        threads.submit(print)
