@@ -181,18 +181,21 @@ def worker_counts(cores: int) -> tuple[Workers, ...]:
     return (0, *(2**power for power in range((2 * cores).bit_length())), "auto")
 
 
-def find_bound(waiting: float, busy: float, shares: dict[str, float]) -> Bound:
+def find_bound(
+    waiting: float, busy: float, shares: dict[str, float], *, mapped: bool = False
+) -> Bound:
     """What limits a rate.
 
     Args:
         waiting: share of its time in which the consumer waited.
         busy: share of the cores' time that was used, of those that decoding could use.
         shares: of the threads' time, by stage.
+        mapped: decoded audio is read from the disk in the stage that converts it.
     """
     if waiting < _READY:
         return "consumer"
     longest = max(shares, key=lambda stage: shares[stage])
-    if busy >= _BUSY or longest not in ("fetch", "read"):
+    if busy >= _BUSY or longest not in ("fetch", "read", *(["audio"] if mapped else [])):
         return "decode"
     return "link" if longest == "fetch" else "disk"
 
@@ -271,7 +274,7 @@ class _Watch:
             waiting=waiting,
             busy_cores=busy,
             shares=shares,
-            bound=find_bound(waiting, busy / usable, shares),
+            bound=find_bound(waiting, busy / usable, shares, mapped=cache == "decoded"),
             fetched_bytes_per_s=gained["fetched_bytes"] / seconds,
         )
 

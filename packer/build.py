@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from packer.ahead import encode_ahead
 from packer.card import put_cards
 from packer.carry import Carrier, Stop
+from packer.copies import Copies
 from packer.encode import Encoded, Job, Task, shares
 from packer.inputs import rules_for
 from packer.interrupt import interruptible
@@ -21,7 +23,7 @@ from packer.probe import Intake
 from packer.report import Report, by_kind
 from packer.samples import Samples, plan_samples, read_samples
 from packer.shard import Written, shard_name, write_shard
-from packer.spool import Spool, default_spool, encode_into, encoded_before, forget, locked, writing
+from packer.spool import Spool, default_spool, encoded_before, forget, locked, writing
 from packer.spread import spread
 from packer.summary import label_stats
 from packer.target import Target
@@ -95,20 +97,21 @@ def build(
     """
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
-    options = options or Options()
-    with interruptible():
+    options, intake, spools = options or Options(), intake or Intake(), spool or default_spool()
+    with interruptible(), Copies(spools, threads=intake.io_threads) as copies:
         samples = read_samples(
             annotations,
             rules_for(annotations, root, rewrite, only, label_range, like),
             options=options,
             intake=intake,
+            copies=copies,
             progress=progress,
         )
         report = Report(annotations, samples.total, max_rejected, list(samples.rejected))
         report.check()
         if not samples.segments:
             raise AnnotationError(f"{annotations}: none of its annotations can be packed")
-        stop, spools = Stop(), spool or default_spool()
+        stop = Stop()
         target = Target(out, storage_options, pause=stop.pause)
         targets = {split: target.child(split) if split else target for split in samples.parts}
         with locked(spools, {target.identity, *(each.identity for each in targets.values())}):
@@ -120,6 +123,7 @@ def build(
                     name=name or annotations.stem,
                     spool=Spool(spools, each.identity),
                     stop=stop,
+                    copies=copies,
                 )
                 for split, each in targets.items()
             ]
@@ -178,12 +182,13 @@ class _Builder:
         name: str,
         spool: Spool,
         stop: Stop,
+        copies: Copies,
     ) -> None:
         self._segments, self._records = samples.segments, samples.records
         self._corpus = samples.corpus
         self._seconds = array("d", (segment.duration_s for segment in samples.segments))
         self._options, self._target, self._name = options, target, name
-        self._spool, self._stop = spool, stop
+        self._spool, self._stop, self._copies = spool, stop, copies
         self._identity = asdict(options) | {"input_sha256": samples.identity}
         self._finished: Manifest | None = None
         self._done: list[Done] = []
@@ -201,7 +206,7 @@ class _Builder:
             return True
         self.journal.begin()
         resumed = self._spool.begin()
-        groups = plan_samples(self._segments, self._options)
+        groups = plan_samples(self._segments, self._options, at=self._copies.at)
         if resumed:
             self._spool.keep({job.spool for group in groups for job in self._jobs(group)})
         first = 0
@@ -290,9 +295,8 @@ class _Builder:
         if len(missing) < len(jobs):
             log.info("%d recordings are encoded already", len(jobs) - len(missing))
         self._require_room(group, missing, carrier)
-        results = spread(
-            encode_into, missing, workers=workers, label="recordings", progress=progress
-        )
+        run = partial(spread, workers=workers, label="recordings", progress=progress)
+        results = encode_ahead(missing, self._copies, run)
         for job, places in zip(missing, results, strict=True):
             found[job.spool] = places
             carrier.check()

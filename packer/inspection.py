@@ -4,10 +4,11 @@ import hashlib
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from io import BufferedReader
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from packer.audio import AudioInfo, probe_audio
+from packer.copies import as_it_is
 from shards.errors import DecodeError
 from shards.faults import FaultError, Kind
 from shards.notes import end_time, parse_midi, read_notes
@@ -24,6 +26,7 @@ from shards.notes import end_time, parse_midi, read_notes
 _SAMPLED_BYTES = 1 << 16  # of each file, to tell most files apart without reading them
 _EDGE_S = 1e-6  # a note that ends as a window starts is outside it, whatever rounding says
 
+Item = TypeVar("Item", bound=Hashable)
 Info = TypeVar("Info")
 
 
@@ -51,25 +54,28 @@ class MidiInfo:
 
 
 def read_ahead(
-    paths: Iterable[Path | None],
-    look: Callable[[Path], Info],
+    files: Iterable[Item | None],
+    look: Callable[[Item], Info],
     *,
     threads: int,
     label: str,
     progress: bool,
-) -> dict[Path, Info | FaultError]:
-    """``look`` at every path, ``threads`` at a time: a mount answers many as fast as one.
+) -> dict[Item, Info | FaultError]:
+    """``look`` at every file, ``threads`` at a time: a mount answers many as fast as one.
 
     No folder is listed. What is wrong with a file stands in its place.
+
+    Args:
+        files: their paths, or what else ``look`` knows them by.
     """
 
-    def looked(path: Path) -> Info | FaultError:
+    def looked(file: Item) -> Info | FaultError:
         try:
-            return look(path)
+            return look(file)
         except FaultError as fault:
             return fault
 
-    distinct = list(dict.fromkeys(path for path in paths if path is not None))
+    distinct = list(dict.fromkeys(file for file in files if file is not None))
     with ThreadPoolExecutor(threads) as pool:
         bar = tqdm(
             pool.map(looked, distinct),
@@ -125,18 +131,29 @@ def look_at_midi(path: Path) -> MidiInfo:
 
 
 def same_content(
-    infos: Mapping[Path, AudioInfo], *, threads: int, progress: bool
+    infos: Mapping[Path, AudioInfo],
+    *,
+    threads: int,
+    progress: bool,
+    at: Callable[[Path], Path] = as_it_is,
 ) -> dict[Path, Path]:
     """Recordings that are copies of an earlier one, each with that one.
 
     Only files of one size and length are opened, and only those that are alike in the middle
     are read whole.
+
+    Args:
+        at: where to read a recording.
     """
     groups: Iterable[list[Path]] = _alike({path: (i.bytes, i.frames) for path, i in infos.items()})
     for digest in (_middle, _whole):
         chosen = [path for group in groups for path in group]
         found = read_ahead(
-            chosen, digest, threads=threads, label="comparing audio", progress=progress
+            chosen,
+            partial(digest, at=at),
+            threads=threads,
+            label="comparing audio",
+            progress=progress,
         )
         before = {path: number for number, group in enumerate(groups) for path in group}
         groups = _alike({path: (before[path], found[path]) for path in chosen})
@@ -151,22 +168,22 @@ def _alike(marks: Mapping[Path, object]) -> list[list[Path]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _middle(path: Path) -> bytes:
-    with _opened(path) as file:
+def _middle(path: Path, *, at: Callable[[Path], Path]) -> bytes:
+    with _opened(path, at) as file:
         size = file.seek(0, 2)
         file.seek(max(0, (size - _SAMPLED_BYTES) // 2))
         return sha256(file.read(_SAMPLED_BYTES)).digest()
 
 
-def _whole(path: Path) -> bytes:
-    with _opened(path) as file:
+def _whole(path: Path, *, at: Callable[[Path], Path]) -> bytes:
+    with _opened(path, at) as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BufferedReader]:
+def _opened(path: Path, at: Callable[[Path], Path]) -> Iterator[BufferedReader]:
     try:
-        with path.open("rb") as file:
+        with at(path).open("rb") as file:
             yield file
     except OSError as error:
         raise FaultError(Kind.UNREADABLE_AUDIO, f"{path}: {error.strerror}") from error

@@ -50,6 +50,11 @@ def held_back() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+def interrupted() -> bool:
+    """Whether an interrupt came, for threads to end what they are at."""
+    return _Pending.came
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _Pending.came = True
     if not _Pending.held:

@@ -3,13 +3,14 @@
 import heapq
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
 from packer.audio import AudioInfo
+from packer.copies import Copies, as_it_is
 from packer.inspection import MidiInfo, look_at_audio, look_at_midi, read_ahead, same_content
 from packer.segments import windows
 from shards.faults import FaultError, Kind, Rejection
@@ -20,6 +21,7 @@ _CLOCK_S = 0.001  # annotations round their times; a segment may overhang its re
 _TAIL_S, _TAIL_SHARE = 2.0, 0.05  # how long a recording may go on after the last note is over
 
 Info = TypeVar("Info", AudioInfo, MidiInfo)
+Look = Callable[[Path], AudioInfo | MidiInfo]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,16 @@ class Sources:
 
 
 def probe(
-    annotations: Sequence[Annotation], intake: Intake | None = None, *, progress: bool = True
+    annotations: Sequence[Annotation],
+    intake: Intake | None = None,
+    *,
+    copies: Copies | None = None,
+    progress: bool = True,
 ) -> tuple[list[Segment], list[Rejection]]:
     """Choose and cut the samples of annotations, and check each against its files.
+
+    Args:
+        copies: keeps those of files on mounts; None reads all files where they are.
 
     Returns:
         Segments, in the order of the annotations, and what cannot be packed, with reasons.
@@ -107,7 +116,7 @@ def probe(
     chosen = _whole(annotations) if intake.whole else list(annotations)
     if intake.segment_s is None:
         chosen = _subset(chosen, intake.subset)
-    sources = _look(chosen, intake.io_threads, progress)
+    sources = _look(chosen, intake.io_threads, copies, progress)
     rejected: list[Rejection] = []
     if intake.segment_s is not None:
         chosen = _subset(list(_cut(chosen, sources, intake, rejected)), intake.subset)
@@ -116,6 +125,7 @@ def probe(
         {path: info for path, info in sources.audio.items() if not isinstance(info, FaultError)},
         threads=intake.io_threads,
         progress=progress,
+        at=copies.at if copies else as_it_is,
     )
     return list(_without_copies(segments, copies, rejected)), rejected
 
@@ -140,21 +150,31 @@ def _subset(annotations: list[Annotation], count: int | None) -> list[Annotation
     return [annotations[place] for place in sorted(places)]
 
 
-def _look(annotations: Sequence[Annotation], threads: int, progress: bool) -> Sources:
-    audio = read_ahead(
-        (annotation.audio for annotation in annotations),
-        look_at_audio,
-        threads=threads,
-        label="audio headers",
-        progress=progress,
+def _look(
+    annotations: Sequence[Annotation], threads: int, copies: Copies | None, progress: bool
+) -> Sources:
+    """Look at recordings and MIDI in one pass, as one waits for the link, the other for answers."""
+
+    def look(file: tuple[Look, Path]) -> AudioInfo | MidiInfo:
+        return copies.look(*file) if copies else file[0](file[1])
+
+    looks: tuple[Look, Look] = (look_at_audio, look_at_midi)
+    files = (
+        (look, path)
+        for annotation in annotations
+        for look, path in zip(looks, (annotation.audio, annotation.midi), strict=True)
+        if path is not None
     )
-    midi = read_ahead(
-        (annotation.midi for annotation in annotations),
-        look_at_midi,
-        threads=threads,
-        label="MIDI",
-        progress=progress,
-    )
+    found = read_ahead(files, look, threads=threads, label="sources", progress=progress)
+    audio: dict[Path, AudioInfo | FaultError] = {}
+    midi: dict[Path, MidiInfo | FaultError] = {}
+    for (kind, path), info in found.items():
+        if kind is look_at_audio:
+            assert not isinstance(info, MidiInfo)
+            audio[path] = info
+        else:
+            assert not isinstance(info, AudioInfo)
+            midi[path] = info
     return Sources(audio, midi)
 
 

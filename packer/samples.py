@@ -1,7 +1,7 @@
 """The samples of an annotation file: their JSON, which split each goes to, and their identity."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from packer.audio import CODECS, COPY
+from packer.copies import Copies, as_it_is
 from packer.encode import copied_extension
 from packer.inputs import read_input
 from packer.interrupt import held_back
@@ -78,9 +79,13 @@ def read_samples(
     *,
     options: Options,
     intake: Intake | None = None,
+    copies: Copies | None = None,
     progress: bool = True,
 ) -> Samples:
     """Read and check annotations and their sources, and divide them among the splits.
+
+    Args:
+        copies: keeps those of files on mounts; None reads all files where they are.
 
     Raises:
         AnnotationError: if there are none, or a line lacks the field to group by.
@@ -89,7 +94,7 @@ def read_samples(
     reading = read_input(annotations, rules)
     if intake is not None and intake.segment_s is not None:
         reading.layout.add(0, {"start_time": 0.0, "end_time": 0.0})
-    segments, more = probe(reading.annotations, intake, progress=progress)
+    segments, more = probe(reading.annotations, intake, copies=copies, progress=progress)
     kept = [segment.annotation for segment in segments]
     record = partial(_record, root=rules.root, labels=reading.label_names)
     return Samples(
@@ -105,14 +110,21 @@ def read_samples(
     )
 
 
-def plan_samples(segments: Sequence[Segment], options: Options) -> list[Group]:
-    """Groups of recordings and their shards, by sizes measured on a few of them."""
+def plan_samples(
+    segments: Sequence[Segment], options: Options, *, at: Callable[[Path], Path] = as_it_is
+) -> list[Group]:
+    """Groups of recordings and their shards, by sizes measured on a few of them.
+
+    Args:
+        at: where to read a recording.
+    """
     with held_back():
         audio = estimate_audio(
             segments,
             codec=options.audio,
             sample_rate=options.sample_rate,
             channels=options.channels,
+            at=at,
         )
     return plan_groups(
         segments,

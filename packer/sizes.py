@@ -1,10 +1,12 @@
 """How many bytes samples will take, estimated before they are encoded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
 from packer.audio import COPY, write_audio
+from packer.copies import as_it_is
 from packer.plan import rank
 from packer.probe import Segment
 from packer.recording import OpenRecording
@@ -25,19 +27,29 @@ class Estimate:
 
 
 def estimate_audio(
-    segments: Sequence[Segment], *, codec: str, sample_rate: int, channels: int = 1
+    segments: Sequence[Segment],
+    *,
+    codec: str,
+    sample_rate: int,
+    channels: int = 1,
+    at: Callable[[Path], Path] = as_it_is,
 ) -> Estimate:
-    """Encode a few segments, always the same ones, to see what the codec makes of this music."""
+    """Encode a few segments, always the same ones, to see what the codec makes of this music.
+
+    Args:
+        at: where to read a recording.
+    """
     if codec == COPY:
         return Estimate(None)
     recorded = [segment for segment in segments if segment.rate]
     chosen = sorted(recorded, key=lambda s: rank(0, "size", s.annotation.key))[:_TRIED]
     total_s, size = 0.0, 0
     for segment in chosen:
+        assert segment.annotation.audio is not None
         member, start = BytesIO(), segment.annotation.start_s
         end = min(segment.end_s, start + _TRIED_S)
         try:
-            with OpenRecording(segment.annotation.audio) as source:
+            with OpenRecording(at(segment.annotation.audio)) as source:
                 blocks = source.segment(
                     start_s=start, end_s=end, sample_rate=sample_rate, channels=channels
                 )

@@ -118,6 +118,11 @@ def test_the_bound_is_what_is_waited_for(waiting, busy, longest, bound):
     assert find_bound(waiting, busy, SHARES | {longest: 2.0}) == bound
 
 
+def test_reading_a_map_counts_as_the_disk():
+    assert find_bound(0.9, 0.2, SHARES | {"audio": 2.0}, mapped=True) == "disk"
+    assert find_bound(0.9, 0.95, SHARES | {"audio": 2.0}, mapped=True) == "decode"
+
+
 def test_counts_go_up_to_twice_the_cores():
     assert worker_counts(1) == (0, 1, 2, "auto")
     assert worker_counts(6) == (0, 1, 2, 4, 8, "auto")
