@@ -12,11 +12,12 @@ from snippets import ROOT, blocks
 from packer.__main__ import main as packer
 
 
-def test_the_figures_are_those_of_the_recorded_run():
+def test_the_figures_are_those_of_the_recorded_runs():
     figures = runpy.run_path(str(ROOT / "benchmarks" / "figures.py"))
-    report = json.loads(figures["RESULTS"].read_text())
+    found = figures["reports"]()
     text = (ROOT / "README.md").read_text()
-    assert figures["with_figures"](text, report) == text
+    assert figures["with_figures"](text, found["streaming"]) == text
+    assert figures["page"](found) == (ROOT / "docs" / "benchmarks.md").read_text()
 
 
 def test_the_annotation_line_of_the_readme_is_packed(tmp_path):
