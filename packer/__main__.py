@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packer.arguments import (
+    DASK_HELP,
     ROOT_HELP,
     add_checks,
     add_format,
     add_intake,
+    add_repair,
     add_splits,
     value_range,
 )
@@ -21,6 +23,7 @@ from shards.commands import Commands, Help, add_command, json_object, run_comman
 if TYPE_CHECKING:
     from packer.options import Options
     from packer.probe import Intake
+    from packer.verify import Verified
 
 log = logging.getLogger("packer")
 
@@ -63,6 +66,7 @@ them with make_pipeline(..., labels="shards/labels.jsonl"). The shards stay as t
 _VERIFY_EXAMPLES = """examples:
   python -m packer verify shards             all splits
   python -m packer verify gs://bucket/shards/train
+  python -m packer verify shards --repair annotations.jsonl     remake what is bad
 
 The exit status is 1 if anything is at fault.
 """
@@ -109,6 +113,7 @@ def _build(args: argparse.Namespace) -> int:
         intake=_intake(args),
         name=args.name,
         workers=args.workers,
+        dask=args.dask,
         max_rejected=args.max_rejected,
         overwrite=args.overwrite,
         storage_options=args.storage_options,
@@ -207,14 +212,22 @@ def _relabel(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from packer.verify import verify
 
-    faults = 0
-    for result in verify(args.url, storage_options=args.storage_options, workers=args.workers):
+    faults, common = 0, {"workers": args.workers, "storage_options": args.storage_options}
+    for result in verify(args.url, **common) if args.repair is None else _repair(args, **common):
         for fault in result.faults:
             log.error("%s", fault)
         faults += len(result.faults)
         state = f"{len(result.faults)} faults" if result.faults else "all good"
         print(f"{result.url}: {result.samples} samples in {result.shards} shards: {state}")
     return 1 if faults else 0
+
+
+def _repair(args: argparse.Namespace, **common: Any) -> "list[Verified]":
+    from packer.inputs import rules_for
+    from packer.repair import repair
+
+    rules = rules_for(args.repair, args.root, dict(args.rewrite), args.only, args.label_range)
+    return repair(args.repair, args.url, rules, intake=_intake(args), spool=args.spool, **common)
 
 
 def _index(args: argparse.Namespace) -> int:
@@ -305,15 +318,12 @@ def _add_build(commands: Commands) -> None:
     add = command.add_argument
     add("annotations", type=Path, help="JSON lines, a metadata table, or a folder; see below")
     add("--out", required=True, metavar="URL", help="folder to make, local or any fsspec URL")
-    add(
-        "--dry-run",
-        action="store_true",
-        help="check everything, say what it will be, write nothing",
-    )
+    add("--dry-run", action="store_true", help="check all, say what it will be, write nothing")
     add("--overwrite", action="store_true", help="replace what is in the folder")
     add("--name", help="of the dataset; default: the annotation file's stem")
     add("--spool", type=Path, metavar="DIR", help="local folder for what is not yet in --out")
     _add_common(add, "encoding processes; default: one a core")
+    add("--dask", metavar="ADDRESS", help=DASK_HELP)
     add_intake(command.add_argument_group("what goes in").add_argument)
     add_checks(command.add_argument_group("what is checked").add_argument)
     add_splits(command.add_argument_group("splits and order").add_argument)
@@ -344,9 +354,10 @@ def _add_relabel(commands: Commands) -> None:
 
 def _add_verify(commands: Commands) -> None:
     text = "re-read every shard: checksums, index, counts, decoding"
-    add = add_command(commands, "verify", _verify, text, examples=_VERIFY_EXAMPLES).add_argument
-    add("url", metavar="URL", help="a dataset, or a folder of splits")
-    _add_common(add, "processes; default: one a core")
+    command = add_command(commands, "verify", _verify, text, examples=_VERIFY_EXAMPLES)
+    command.add_argument("url", metavar="URL", help="a dataset, or a folder of splits")
+    _add_common(command.add_argument, "processes; default: one a core")
+    add_repair(command.add_argument_group("repair").add_argument)
 
 
 def _add_index(commands: Commands) -> None:

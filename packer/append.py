@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from packer.build import build
-from packer.card import put_card
+from packer.build import Joined, build
+from packer.card import put_cards
 from packer.inputs import read_input, rules_for
 from packer.options import Options
 from packer.probe import Intake
 from packer.report import Report
 from packer.shard import shard_name
 from packer.splits import Dataset, open_splits
-from packer.spool import default_spool
+from packer.spool import default_spool, locked
 from packer.summary import pooled
 from packer.target import Target
 from shards.errors import AnnotationError, ManifestError
@@ -27,7 +27,7 @@ from shards.faults import Kind, Rejection
 from shards.keys import RECORD, key_hash
 from shards.manifest import NAME, Manifest, ShardInfo, dump_manifest, load_manifest
 from shards.reader import ShardReader
-from shards.records import COMPUTED
+from shards.records import COMPUTED, Layout
 from shards.schema import Annotation
 
 _KEYS, _REJECTED = "keys.bin", "rejected.jsonl"
@@ -36,6 +36,7 @@ _DIVIDING: dict[str, Any] = {
     "split_by": None,
     "group_by": None,
 }  # of what is one dataset by now
+_EXAMPLES = {"float": 0.0, "number": 0, "string": "", "boolean": False, "array": [], "": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,23 @@ class Appended:
     url: str
     manifest: Manifest
     added: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where samples are to be added.
+
+    Attributes:
+        splits: by name, the dataset and those that the same build divided from it; the dataset
+            alone, without name, if it was not divided.
+    """
+
+    dataset: Dataset
+    splits: Mapping[str, Dataset]
+
+    @property
+    def identities(self) -> set[str]:
+        return {one.target.identity for one in self.splits.values()}
 
 
 def append(
@@ -68,52 +86,76 @@ def append(
     manifest is replaced. New samples are shuffled among themselves only.
 
     Args:
-        annotations: as for ``build``; no key may be in the dataset, and no field be new.
+        annotations: as for ``build``; no key may be in the dataset or in its other splits, and no
+            field be new. Lines without MIDI get a file without notes if the dataset has MIDI.
         url: a dataset, such as one split.
         spool: local folder to pack in; None is in the user's cache directory.
 
     Raises:
         AnnotationError: as ``build``, and if a key is in the dataset already.
-        ManifestError: if there is no dataset of this packer, or the new one has other members.
+        ManifestError: if there is no dataset of this packer, the new samples have other members,
+            or the dataset was changed meanwhile.
+        FetchError: as ``build``.
     """
-    dataset = _open(url, storage_options)
-    target, manifest = dataset.target, dataset.manifest
-    stage = _stage(target, spool)
-    known = _keys(target, below=len(manifest.shards))
-    like = _a_record(target, manifest, stage)
-    if intake is None or intake.segment_s is None:
-        rules = rules_for(annotations, root, rewrite, only, label_range, like)
-        _refuse_known(annotations, read_input(annotations, rules).annotations, known)
-    packed = stage / "dataset"
-    build(
-        annotations,
-        str(packed),
-        options=_options(manifest),
-        root=root,
-        rewrite=rewrite,
-        only=only,
-        label_range=label_range,
-        like=like,
-        intake=intake,
-        name=manifest.name,
-        workers=workers,
-        max_rejected=max_rejected,
-        overwrite=True,
-        spool=stage / "spool",
-        progress=progress,
-    )
-    new = load_manifest((packed / NAME).read_bytes(), name=str(packed))
-    joined = _join(target, manifest, new, packed, known)
-    shutil.rmtree(stage)
-    return Appended(target.url, joined, new.samples)
+    spools = spool or default_spool()
+    with locked(spools, _find(url, storage_options).identities):
+        place = _find(url, storage_options)  # nobody on this machine changes it from here on
+        target, manifest = place.dataset.target, place.dataset.manifest
+        stage = _stage(target, spools)
+        joined = Joined(target.url, _a_record(target, manifest, stage), manifest.fields)
+        if intake is None or intake.segment_s is None:
+            rules = rules_for(annotations, root, rewrite, only, label_range, joined.like)
+            _refuse_known(annotations, read_input(annotations, rules).annotations, _taken(place))
+        packed = stage / "dataset"
+        build(
+            annotations,
+            str(packed),
+            options=_options(manifest),
+            root=root,
+            rewrite=rewrite,
+            only=only,
+            label_range=label_range,
+            joined=joined,
+            intake=intake,
+            name=manifest.name,
+            workers=workers,
+            max_rejected=max_rejected,
+            overwrite=True,
+            spool=stage / "spool",
+            progress=progress,
+        )
+        new = load_manifest((packed / NAME).read_bytes(), name=str(packed))
+        whole = _join(place, new, packed)
+        _add_rejected(target, packed, annotations)
+        shutil.rmtree(stage)
+        return Appended(target.url, whole, new.samples)
 
 
-def _stage(target: Target, spool: Path | None) -> Path:
+def _stage(target: Target, spools: Path) -> Path:
     """The local folder that what joins a dataset is packed in; an append that broke off left it."""
-    name = f"append-{sha256(target.identity.encode()).hexdigest()}"
-    stage = (spool or default_spool()) / name
+    stage = spools / f"append-{sha256(target.identity.encode()).hexdigest()}"
     stage.mkdir(parents=True, exist_ok=True)
     return stage
+
+
+def _find(url: str, storage_options: dict[str, Any] | None) -> _Place:
+    dataset = _open(url, storage_options)
+    options, name = dataset.manifest.options, dataset.target.name
+    divided = options.get("split") or options.get("split_by") is not None
+    if not divided or "." in name:  # no folder of a split is called so: it was moved
+        return _Place(dataset, {"": dataset})
+    found = open_splits(dataset.target.parent.url, storage_options)
+    same = {split: one for split, one in found.items() if _origin(one) == _origin(dataset)}
+    if name not in same:
+        return _Place(dataset, {"": dataset})
+    ordered = [split for split in options.get("split") or same if split in same]
+    return _Place(dataset, {split: same[split] for split in ordered})
+
+
+def _origin(dataset: Dataset) -> dict[str, Any]:
+    """What datasets of one build have in common."""
+    options = {**dataset.manifest.options, "name": dataset.manifest.name}
+    return {name: value for name, value in options.items() if name != "input_sha256"}
 
 
 def _open(url: str, storage_options: dict[str, Any] | None) -> Dataset:
@@ -133,26 +175,59 @@ def _options(manifest: Manifest) -> Options:
     return Options(**{**given, **_DIVIDING})
 
 
-def _keys(target: Target, *, below: int) -> NDArray[np.void]:
+def _keys(dataset: Dataset) -> NDArray[np.void]:
     """``keys.bin`` of the shards that the manifest names: an append that broke off wrote more."""
-    records = np.frombuffer(target.read(_KEYS), dtype=RECORD)
-    return records[records["shard"] < below]
+    records = np.frombuffer(dataset.target.read(_KEYS), dtype=RECORD)
+    return records[records["shard"] < len(dataset.manifest.shards)]
+
+
+def _taken(place: _Place) -> NDArray[np.uint64]:
+    """Hashes of the keys that no new sample may have."""
+    return np.concatenate([_keys(one)["hash"] for one in place.splits.values()])
 
 
 def _a_record(target: Target, manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """The JSON that samples have, with nulls where those of the first shard have none."""
-    record: dict[str, Any] = {}
-    with ShardReader(target.fetch(manifest.shards[0].url, folder)) as reader:
-        for row in range(len(reader)):
-            for name, value in json.loads(reader.read(row)["json"]).items():
-                if record.get(name) is None:
-                    record[name] = value
+    """A record with all the fields that samples have, each of its type.
+
+    Raises:
+        ManifestError: if the JSON of a sample cannot be read, or is unlike that of the others.
+    """
+    layout = Layout()
+    for info in manifest.shards:
+        path = target.fetch(info.url, folder)
+        with ShardReader(path, samples=info.nsamples) as reader:
+            try:
+                for record in _records(reader):
+                    layout.add(0, record)
+            except (KeyError, RecursionError, ValueError) as error:
+                raise ManifestError(
+                    f"{target.url}/{info.url}: the JSON of a sample is not as it has to be: "
+                    f"{error}; build the dataset anew"
+                ) from error
+        if path.parent == folder:
+            path.unlink()
+    record = _example(layout.outline())
     return {name: value for name, value in record.items() if name not in COMPUTED}
 
 
-def _refuse_known(source: Path, annotations: Sequence[Annotation], known: NDArray[np.void]) -> None:
+def _records(reader: ShardReader) -> Iterator[dict[str, Any]]:
+    for row in range(len(reader)):
+        member = {member.extension: member for member in reader.members(row)}["json"]
+        yield json.loads(reader.read_at(member.start, member.size))
+
+
+def _example(outline: Any) -> Any:
+    """A value of a layout's outline."""
+    if isinstance(outline, dict):
+        return {name: _example(inner) for name, inner in outline.items()}
+    return [_example(outline[0])] if isinstance(outline, list) else _EXAMPLES[outline]
+
+
+def _refuse_known(
+    source: Path, annotations: Sequence[Annotation], taken: NDArray[np.uint64]
+) -> None:
     hashes = np.array([key_hash(one.key) for one in annotations], dtype=np.uint64)
-    twice = [annotations[int(place)] for place in np.flatnonzero(np.isin(hashes, known["hash"]))]
+    twice = [annotations[int(place)] for place in np.flatnonzero(np.isin(hashes, taken))]
     rejected = [
         Rejection(
             one.line, f"key {one.key!r} is in the dataset already", one.record, Kind.DUPLICATE_KEY
@@ -162,20 +237,14 @@ def _refuse_known(source: Path, annotations: Sequence[Annotation], known: NDArra
     Report(source, len(annotations), None, rejected).check()
 
 
-def _join(
-    target: Target, old: Manifest, new: Manifest, packed: Path, known: NDArray[np.void]
-) -> Manifest:
-    """Put new shards beside the old ones, then all keys, then the manifest."""
-    if dict(new.fields) != dict(old.fields):
-        shutil.rmtree(packed)
-        raise ManifestError(
-            f"{target.url}: its samples have {_listed(old)}, but the new ones {_listed(new)}; all "
-            "samples of a dataset have the same members"
-        )
+def _join(place: _Place, new: Manifest, packed: Path) -> Manifest:
+    """Put new shards beside the old ones, then all keys, then the manifest and the cards."""
+    target, old = place.dataset.target, place.dataset.manifest
     first = len(old.shards)
     keys = np.frombuffer((packed / _KEYS).read_bytes(), dtype=RECORD).copy()
-    if np.isin(keys["hash"], known["hash"]).any():
+    if np.isin(keys["hash"], _taken(place)).any():
         raise AnnotationError(f"{target.url}: has some of the new keys already; nothing is added")
+    _refuse_changed(place.dataset)
     shards: list[ShardInfo] = []
     for number, info in enumerate(new.shards, first):
         name = shard_name(number)
@@ -183,14 +252,36 @@ def _join(
             target.put(packed / f"{info.url}{end}", f"{name}{end}")
         shards.append(replace(info, url=name))
     keys["shard"] += first
-    joined = np.concatenate([known, keys])
+    joined = np.concatenate([_keys(place.dataset), keys])
+    manifest = _pooled(old, new, shards)
+    _refuse_changed(place.dataset)
     target.write(_KEYS, joined[np.argsort(joined["hash"], kind="stable")].tobytes())
-    if (packed / _REJECTED).exists():
-        before = target.read(_REJECTED) if _REJECTED in target.names() else b""
-        target.write(_REJECTED, before + (packed / _REJECTED).read_bytes())
+    target.write(NAME, dump_manifest(manifest))
+    manifests = {
+        split: manifest if one.target.identity == target.identity else one.manifest
+        for split, one in place.splits.items()
+    }
+    put_cards(target if "" in manifests else target.parent, manifests)
+    return manifest
+
+
+def _refuse_changed(dataset: Dataset) -> None:
+    """Raise ManifestError if the manifest is no more what it was: another machine was here."""
+    url = f"{dataset.target.url}/{NAME}"
+    now = load_manifest(dataset.target.read(NAME), name=url)
+    if dump_manifest(now) != dump_manifest(dataset.manifest):
+        raise ManifestError(f"{url}: was changed meanwhile, by another machine; append again")
+
+
+def _pooled(old: Manifest, new: Manifest, shards: Sequence[ShardInfo]) -> Manifest:
+    """The manifest of both together.
+
+    Args:
+        shards: the new ones, under the names that they have now.
+    """
     names = dict.fromkeys([*old.labels, *new.labels])
     inputs = f"{old.options['input_sha256']}{new.options['input_sha256']}"
-    manifest = replace(
+    return replace(
         old,
         shards=(*old.shards, *shards),
         labels={
@@ -200,10 +291,15 @@ def _join(
         options={**old.options, "input_sha256": sha256(inputs.encode()).hexdigest()},
         duration_s=round(old.duration_s + new.duration_s, 3),
     )
-    target.write(NAME, dump_manifest(manifest))
-    put_card(target, {"": manifest})
-    return manifest
 
 
-def _listed(manifest: Manifest) -> str:
-    return ", ".join(manifest.fields.values())
+def _add_rejected(target: Target, packed: Path, annotations: Path) -> None:
+    """Add what was left out to the list of the dataset, each line with the file it is of."""
+    if not (packed / _REJECTED).exists():
+        return
+    before = target.read(_REJECTED) if _REJECTED in target.names() else b""
+    rows = map(json.loads, (packed / _REJECTED).read_bytes().splitlines())
+    lines = (
+        json.dumps({"annotations": annotations.name, **row}, ensure_ascii=False) for row in rows
+    )
+    target.write(_REJECTED, before + "".join(f"{line}\n" for line in lines).encode())

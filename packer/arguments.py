@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+DASK_HELP = "use a Dask cluster, such as tcp://HOST:8786; local: one on this machine"
 ROOT_HELP = "where relative paths start; default: the annotations' folder"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SMALLEST = 10_000  # bytes, below which a number without a unit is a slip
@@ -106,7 +107,16 @@ def add_checks(add: Add) -> None:
         help="by which the notes of a MIDI file may outlast its recording, or end before its tail",
     )
     add("--label-range", type=value_range, metavar="LO:HI", help="of all ratings, such as 0:100")
-    add("--io-threads", type=int, default=16, metavar="N", help="files opened at a time")
+    add("--io-threads", type=int, default=16, metavar="N", help="sources read at a time")
+
+
+def add_repair(add: Add) -> None:
+    """Options of verify: what bad shards are remade from."""
+    text = "remake bad shards from what they were packed of; options as they were for build"
+    add("--repair", type=Path, metavar="ANNOTATIONS", help=text)
+    add("--spool", type=Path, metavar="DIR", help="local folder to encode in")
+    add_intake(add)
+    add_checks(add)
 
 
 def add_splits(add: Add) -> None:

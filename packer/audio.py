@@ -1,17 +1,21 @@
 """Audio files: what their headers say, and how the member of a sample is written and read back."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
+from io import BytesIO, FileIO
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO, Any
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from packer.interrupt import held_back
 from packer.ogg import set_serial
-from shards.errors import DecodeError
+from packer.patience import PatientFile, patiently
+from shards.errors import DecodeError, FetchError
 from shards.npy import typed_npy_view
 from shards.pcm import PLAUSIBLE
 
@@ -76,12 +80,63 @@ class AudioInfo:
         return self.frames / self.sample_rate
 
 
+class GuardedFile:
+    """A file for libsndfile to read or write, which loses what is raised while it does."""
+
+    def __init__(self, file: IO[bytes] | FileIO) -> None:
+        self._file: Any = file
+        self._error: BaseException | None = None
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Raise what was lost within, instead of what libsndfile made of it."""
+        try:
+            yield
+        finally:
+            if self._error is not None:
+                raise self._error
+
+    def readinto(self, buffer: object) -> int:
+        return self._keeping("readinto", buffer)
+
+    def write(self, data: bytes) -> int:
+        return self._keeping("write", data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._keeping("seek", offset, whence)  # which writes what is buffered
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def _keeping(self, method: str, *arguments: object) -> int:
+        try:
+            return int(getattr(self._file, method)(*arguments))
+        except (OSError, FetchError, KeyboardInterrupt) as error:
+            self._error = self._error or error
+            return 0
+
+
 class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
     """An audio file that is read on from where the last read ended.
 
     soundfile seeks there after each read. A decoder of MP3 loses by that what it keeps of the
-    frames before: it clicks.
+    frames before: it clicks. Errors of the file below are raised as they are.
     """
+
+    def __init__(self, file: IO[bytes] | FileIO) -> None:
+        self._guarded = GuardedFile(file)
+        with self._guarded.raising():
+            super().__init__(self._guarded)
+
+    def read(self, *, out: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Fill ``out``, (frames, channels), and return as much of it as there is."""
+        with self._guarded.raising():
+            read: NDArray[np.float32] = super().read(out=out)
+        return read
+
+    def seek(self, frames: int, whence: int = 0) -> int:
+        with self._guarded.raising():
+            return int(super().seek(frames, whence))
 
     def seekable(self) -> bool:
         return False
@@ -92,17 +147,19 @@ def probe_audio(path: Path) -> AudioInfo:
 
     Raises:
         DecodeError: if the file is missing, empty, or no recording.
+        FetchError, OSError: if it cannot be read.
     """
     size = _require_file(path)
     try:
-        info = soundfile.info(str(path))
+        with PatientFile(path) as source, SequentialFile(source) as file:
+            info = AudioInfo(file.samplerate, file.frames, size)
     except soundfile.LibsndfileError as error:
         raise DecodeError(f"{path}: not a readable recording: {error.error_string}") from error
     if info.frames <= 0:
         raise DecodeError(f"{path}: holds no audio")
     if info.frames > PLAUSIBLE * size:
         raise DecodeError(f"{path}: declares {info.frames} frames in {size} bytes")
-    return AudioInfo(info.samplerate, info.frames, size)
+    return info
 
 
 def write_audio(
@@ -121,11 +178,18 @@ def write_audio(
         blocks: (frames, channels) int16; how long they are makes no difference.
         codec: of ``CODECS``.
         serial: of the stream, where the codec has one; 32 bits.
+
+    Raises:
+        OSError: if the file cannot be written.
     """
     frames, written = 0, CODECS[codec].written
     if not written:
         return _write_npy(file, blocks)
-    with soundfile.SoundFile(file, "w", sample_rate, channels, **written) as encoder:
+    guarded = GuardedFile(file)
+    with (
+        guarded.raising(),
+        soundfile.SoundFile(guarded, "w", sample_rate, channels, **written) as encoder,
+    ):
         for block in _equal(blocks):
             encoder.write(block)
             frames += len(block)
@@ -143,7 +207,7 @@ def measure(data: bytes, extension: str) -> tuple[int, int | None]:
     try:
         if extension == NPY:
             return len(typed_npy_view(data, dtype=np.int16)), None
-        with SequentialFile(BytesIO(data)) as file:
+        with held_back(), SequentialFile(BytesIO(data)) as file:
             if file.frames > PLAUSIBLE * len(data):
                 raise DecodeError(f"declares {file.frames} frames in {len(data)} bytes")
             memory = np.empty((min(_BLOCK, file.frames), file.channels), dtype=np.float32)
@@ -195,11 +259,11 @@ def _write_header(file: IO[bytes], frames: int) -> None:
 def _require_file(path: Path) -> int:
     """Bytes of a file, which has some."""
     try:
-        size = path.stat().st_size
+        found = patiently(path, path.stat)
     except (FileNotFoundError, NotADirectoryError):
         raise DecodeError(f"{path}: no such file") from None
-    if not path.is_file():
+    if not S_ISREG(found.st_mode):
         raise DecodeError(f"{path}: not a file")
-    if not size:
+    if not found.st_size:
         raise DecodeError(f"{path}: is empty")
-    return size
+    return found.st_size

@@ -2,40 +2,62 @@
 
 import logging
 import math
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from packer.ahead import encode_ahead
 from packer.card import put_cards
 from packer.carry import Carrier, Stop
+from packer.cluster import Cluster, Crew, connected
 from packer.copies import Copies
-from packer.encode import Encoded, Job, Task, shares
+from packer.encode import Encoded
 from packer.inputs import rules_for
 from packer.interrupt import interruptible
+from packer.jobs import Jobs
 from packer.journal import Done, Journal, clear, kept_samples, other_datasets
 from packer.options import Options
 from packer.plan import Group
 from packer.probe import Intake
+from packer.processes import Processes
 from packer.report import Report, by_kind
 from packer.samples import Samples, plan_samples, read_samples
-from packer.shard import Written, shard_name, write_shard
-from packer.spool import Spool, default_spool, encoded_before, forget, locked, writing
-from packer.spread import spread
+from packer.shard import Written
+from packer.spool import Spool, default_spool, locked
 from packer.summary import label_stats
 from packer.target import Target
 from shards import __version__
-from shards.errors import AnnotationError
+from shards.errors import AnnotationError, ManifestError
 from shards.faults import Rejection
 from shards.keys import keys_bytes
 from shards.manifest import NAME, Manifest, dump_manifest
 
 log = logging.getLogger("packer")
 
-_MORE_THAN_PLANNED = 1.1  # of room: sizes are estimates
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The dataset that new samples are made for.
+
+    Attributes:
+        like: a record whose fields are all that samples may have.
+        members: extension of each modality that samples have.
+    """
+
+    url: str
+    like: Mapping[str, Any]
+    members: Mapping[str, str]
+
+    def require(self, members: Mapping[str, str]) -> None:
+        """Raise ManifestError if new samples would have other members."""
+        if members != self.members:
+            raise ManifestError(
+                f"{self.url}: its samples have {', '.join(self.members.values())}, but the new "
+                f"ones {', '.join(members.values())}; all samples of a dataset have the same "
+                "members"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +78,11 @@ def build(
     rewrite: Mapping[str, str] | None = None,
     only: str | None = None,
     label_range: tuple[float, float] | None = None,
-    like: Mapping[str, Any] | None = None,
+    joined: Joined | None = None,
     intake: Intake | None = None,
     name: str | None = None,
     workers: int | None = None,
+    dask: str | None = None,
     max_rejected: float = 0.0,
     overwrite: bool = False,
     storage_options: dict[str, Any] | None = None,
@@ -69,8 +92,8 @@ def build(
     """Pack an annotation file into a dataset, or one dataset a split.
 
     All annotations and their sources are checked before anything is written; files appear whole
-    and the manifest last. The same input and options give the same bytes, whatever ``workers``.
-    However a build ends, the same call goes on where it stopped.
+    and the manifest last. The same input and options give the same bytes, whatever ``workers`` and
+    ``dask``. However a build ends, the same call goes on where it stopped.
 
     Args:
         annotations: JSONL, one sample a line.
@@ -79,10 +102,12 @@ def build(
         rewrite: path prefixes to replace.
         only: "audio" or "midi" leaves the other out.
         label_range: lowest and highest value that a label may have.
-        like: a record whose fields are all that samples may have, for data that join others.
+        joined: the dataset that samples are made for, as ``append`` does; None is a new one.
         intake: which samples are made of the annotations; None is one of each.
         name: of the dataset; None is the annotation file's stem.
         workers: encoding processes; None is one a core, 0 this one.
+        dask: address of a Dask scheduler whose workers encode and cut; "local" starts one here,
+            with ``workers`` processes. Sources and ``out`` are the same paths for all of them.
         max_rejected: share of the annotations that may be left out.
         overwrite: replace another dataset in ``out``.
         storage_options: passed to fsspec.
@@ -91,26 +116,36 @@ def build(
 
     Raises:
         AnnotationError: if more than ``max_rejected`` cannot be packed; nothing is written then.
-        ManifestError: if ``out`` holds another dataset.
-        FetchError: if ``out`` cannot be written or is being written by another build, or if the
-            disk of ``spool`` has too little room.
+        ManifestError: if ``out`` holds another dataset, or samples do not fit ``joined``.
+        FetchError: if ``out`` cannot be written or is being written by another build, if the
+            disk of ``spool`` has too little room, or if a cluster cannot be reached or does not
+            see what this machine sees.
     """
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
     options, intake, spools = options or Options(), intake or Intake(), spool or default_spool()
-    with interruptible(), Copies(spools, threads=intake.io_threads) as copies:
+    with (
+        interruptible(),
+        Copies(spools, threads=intake.io_threads) as copies,
+        connected(dask, workers, storage_options) if dask else nullcontext() as cluster,
+    ):
         samples = read_samples(
             annotations,
-            rules_for(annotations, root, rewrite, only, label_range, like),
+            rules_for(
+                annotations, root, rewrite, only, label_range, joined.like if joined else None
+            ),
             options=options,
             intake=intake,
             copies=copies,
+            with_midi=joined is not None and "midi" in joined.members,
             progress=progress,
         )
         report = Report(annotations, samples.total, max_rejected, list(samples.rejected))
         report.check()
         if not samples.segments:
             raise AnnotationError(f"{annotations}: none of its annotations can be packed")
+        if joined:
+            joined.require(samples.corpus.members(options))
         stop = Stop()
         target = Target(out, storage_options, pause=stop.pause)
         targets = {split: target.child(split) if split else target for split in samples.parts}
@@ -120,40 +155,47 @@ def build(
                     samples.part(split),
                     options=options,
                     target=each,
-                    name=name or annotations.stem,
+                    name=name or _name_of(annotations),
                     spool=Spool(spools, each.identity),
                     stop=stop,
                     copies=copies,
+                    workers=workers,
+                    cluster=cluster,
+                    progress=progress,
                 )
                 for split, each in targets.items()
             ]
-            others = other_datasets(target, options.split, overwrite=overwrite)
+            others = other_datasets(target, [s for s in targets if s], overwrite=overwrite)
             for builder in builders:  # all of them before the first one writes
                 builder.journal.refuse_other_data(overwrite=overwrite)
             for other in others:
                 clear(other)
-            built = _make(builders, target, report, workers=workers, progress=progress)
+            built = _make(builders, target, report, told=joined.url if joined else target.url)
             put_cards(
                 target, {split: one.manifest for split, one in zip(targets, built, strict=True)}
             )
             return built
 
 
+def _name_of(annotations: Path) -> str:
+    """What a dataset is called by default; the name of a folder may hold dots, or be one."""
+    return annotations.resolve().name if annotations.is_dir() else annotations.stem
+
+
 def _make(
-    builders: Sequence["_Builder"],
-    target: Target,
-    report: Report,
-    *,
-    workers: int | None,
-    progress: bool,
+    builders: Sequence["_Builder"], target: Target, report: Report, *, told: str
 ) -> list[Built]:
-    """Make all datasets, then say what was left out, and then what is there."""
-    finished = [builder.make(report, workers=workers, progress=progress) for builder in builders]
+    """Make all datasets, then say what was left out, and then what is there.
+
+    Args:
+        told: the folder where whoever is told will find the list of what was left out.
+    """
+    finished = [builder.make(report) for builder in builders]
     if not all(finished):
         if report.rejected:
             target.write("rejected.jsonl", report.lines())
-            left_out, url = len(report.rejected), target.url
-            log.warning("%d of %d left out: %s/rejected.jsonl", left_out, report.total, url)
+            left_out = report.left_out
+            log.warning("%d of %d left out: %s/rejected.jsonl", left_out, report.total, told)
             for line in by_kind(report.rejected):
                 log.warning("%s", line)
         else:
@@ -183,18 +225,34 @@ class _Builder:
         spool: Spool,
         stop: Stop,
         copies: Copies,
+        workers: int | None,
+        cluster: Cluster | None,
+        progress: bool,
     ) -> None:
-        self._segments, self._records = samples.segments, samples.records
-        self._corpus = samples.corpus
-        self._seconds = array("d", (segment.duration_s for segment in samples.segments))
+        self._segments, self._corpus = samples.segments, samples.corpus
+        self._jobs = Jobs(samples, options, spool)
         self._options, self._target, self._name = options, target, name
         self._spool, self._stop, self._copies = spool, stop, copies
         self._identity = asdict(options) | {"input_sha256": samples.identity}
         self._finished: Manifest | None = None
         self._done: list[Done] = []
         self.journal = Journal(target, name, self._identity)
+        self._crew: Processes | Crew
+        if cluster is not None:
+            self._crew = Crew(cluster, target, stop=stop, progress=progress)
+        else:
+            self._crew = Processes(
+                target,
+                self.journal,
+                spool,
+                copies,
+                stop=stop,
+                shard_bytes=options.shard_bytes,
+                workers=workers,
+                progress=progress,
+            )
 
-    def make(self, report: Report, *, workers: int | None, progress: bool) -> bool:
+    def make(self, report: Report) -> bool:
         """Make what is missing of the shards, and add what is left out to the report.
 
         Returns:
@@ -205,14 +263,12 @@ class _Builder:
             report.rejected += self._rejections(self.journal.rejected())
             return True
         self.journal.begin()
-        resumed = self._spool.begin()
         groups = plan_samples(self._segments, self._options, at=self._copies.at)
-        if resumed:
-            self._spool.keep({job.spool for group in groups for job in self._jobs(group)})
+        self._crew.begin(self._jobs.of(group) for group in groups)
         first = 0
         with Carrier[Done](self._stop) as carrier:
             for number, group in enumerate(groups):
-                carry, rejected = self._prepare(number, group, first, carrier, workers, progress)
+                carry, rejected = self._prepare(number, group, first, carrier)
                 report.rejected += self._rejections(rejected)
                 report.check()
                 carrier.submit(carry)
@@ -226,6 +282,7 @@ class _Builder:
             return Built(self._target.url, self._finished, made=False)
         shards = [shard for done in self._done for shard in done.shards]
         manifest = self._manifest(shards)
+        self.journal.remove_other_shards([shard.info.url for shard in shards])
         self._target.write("keys.bin", keys_bytes(self._keys(shard) for shard in shards))
         self._target.write(NAME, dump_manifest(manifest))
         return Built(self._target.url, manifest, made=True)
@@ -236,19 +293,14 @@ class _Builder:
         self.journal.end()
 
     def _prepare(
-        self,
-        number: int,
-        group: Group,
-        first: int,
-        carrier: Carrier[Done],
-        workers: int | None,
-        progress: bool,
+        self, number: int, group: Group, first: int, carrier: Carrier[Done]
     ) -> tuple[Callable[[], Done], dict[int, str]]:
         """Encode a group, unless it is in the target; how it gets there, and what is left out."""
         done = self.journal.group(number, group.shards, first=first)
         if done is not None:
             return lambda: done, dict(done.rejected)
-        encoded = self._encode(group, carrier, workers, progress)
+        encoded = self._crew.encode(group, self._jobs.of(group), carrier)
+        self._warn_of_clipping(place for _, place in encoded.values())
         rejected = {i: place.reason for i, (_, place) in encoded.items() if place.reason}
         shards = kept_samples(group.shards, rejected)
         return partial(self._carry, number, shards, encoded, rejected, first), rejected
@@ -261,47 +313,13 @@ class _Builder:
         rejected: Mapping[int, str],
         first: int,
     ) -> Done:
-        """Cut the shards of a group one by one, each moved to the target before the next."""
-        written = []
-        for place, samples in enumerate(shards):
-            self._stop.pause()
-            path = self._spool.folder / shard_name(first + place)
-            with writing(path.parent):
-                shard = write_shard(samples, encoded, path)
-            index = path.with_name(f"{path.name}.idx")
-            self._put(path, shard.info.filesize, shard.info.sha256)
-            self._put(index, index.stat().st_size, shard.index_sha256)
-            written.append(shard)
+        """Cut the shards of a group, and note that they are in the target."""
+        written = self._crew.cut(shards, encoded, first=first)
         durations = {i: encoded[i][1].duration_s for shard in shards for i in shard}
         done = Done(written, durations, rejected)
         self.journal.finish_group(number, done)
-        for spool in {spool for spool, _ in encoded.values()}:
-            forget(spool)
+        self._crew.forget(encoded.values())
         return done
-
-    def _put(self, path: Path, size: int | None, sha256: str | None) -> None:
-        if self.journal.has(path.name, size, sha256):
-            path.unlink()
-        else:
-            self._target.put(path, path.name)
-
-    def _encode(
-        self, group: Group, carrier: Carrier[Done], workers: int | None, progress: bool
-    ) -> dict[int, tuple[Path, Encoded]]:
-        """Encode all recordings of a group; spool file and place in it, by sample."""
-        jobs = self._jobs(group)
-        found = {job.spool: encoded_before(job) for job in jobs}
-        missing = [job for job in jobs if found[job.spool] is None]
-        if len(missing) < len(jobs):
-            log.info("%d recordings are encoded already", len(jobs) - len(missing))
-        self._require_room(group, missing, carrier)
-        run = partial(spread, workers=workers, label="recordings", progress=progress)
-        results = encode_ahead(missing, self._copies, run)
-        for job, places in zip(missing, results, strict=True):
-            found[job.spool] = places
-            carrier.check()
-        self._warn_of_clipping(place for job in jobs for place in found[job.spool] or ())
-        return {place.index: (job.spool, place) for job in jobs for place in found[job.spool] or ()}
 
     def _warn_of_clipping(self, places: Iterable[Encoded]) -> None:
         clipped = sorted(place.index for place in places if place.clipped)
@@ -313,63 +331,6 @@ class _Builder:
                 *(len(clipped), example.line, example.key),
             )
 
-    def _require_room(self, group: Group, missing: Sequence[Job], carrier: Carrier[Done]) -> None:
-        """Check for room for what is to be encoded, and for the shards that are cut from it.
-
-        If there is too little while the group before is on its way, it is waited for.
-        """
-        planned = {
-            index: size
-            for recording in group.recordings
-            for index, size in zip(recording.indices, recording.planned_bytes, strict=True)
-        }
-        total = sum(planned.values())
-        to_encode = sum(planned[task.index] for job in missing for task in job.tasks)
-        stays = self._target.shares_disk(self._spool.folder)
-        to_cut = total if stays else min(total, self._options.shard_bytes)
-        needed = round(_MORE_THAN_PLANNED * (to_encode + to_cut))
-        if not self._spool.has_room(2 * needed):
-            carrier.wait()
-        self._spool.require_room(needed)
-
-    def _jobs(self, group: Group) -> list[Job]:
-        """What is to be encoded for a group, in order."""
-        return [
-            self._job(samples)
-            for recording in group.recordings
-            for samples in shares(recording.indices, self._seconds)
-        ]
-
-    def _job(self, indices: Sequence[int]) -> Job:
-        tasks = tuple(self._task(index) for index in indices)
-        options = self._options
-        job = Job(
-            Path(),
-            tasks,
-            options.audio,
-            self._corpus.extension,
-            options.sample_rate,
-            options.channels,
-            self._corpus.has_midi,
-            with_notes=options.midi == "notes",
-        )
-        content = [self._segments[index].content for index in indices]
-        return replace(job, spool=self._spool.recording(job, content))
-
-    def _task(self, index: int) -> Task:
-        segment = self._segments[index]
-        annotation = segment.annotation
-        return Task(
-            index=index,
-            key=annotation.key,
-            audio=annotation.audio,
-            midi=annotation.midi,
-            start_s=annotation.start_s,
-            end_s=segment.end_s,
-            whole=annotation.start_s == 0 and annotation.end_s is None,
-            record=self._records[index],
-        )
-
     def _rejections(self, reasons: Mapping[int, str]) -> list[Rejection]:
         lines = {index: self._segments[index].annotation for index in reasons}
         return [Rejection(lines[i].line, why, lines[i].record) for i, why in reasons.items()]
@@ -380,15 +341,12 @@ class _Builder:
     def _manifest(self, shards: Sequence[Written]) -> Manifest:
         packed = [index for shard in shards for index in shard.samples]
         assert len(packed) == len(set(packed)), "a sample is in two shards"
-        audio = {"audio": self._corpus.extension} if self._corpus.extension else {}
-        midi = {"midi": "mid"} if self._corpus.has_midi else {}
-        notes = {"notes": "notes.npy"} if midi and self._options.midi == "notes" else {}
         durations = (second for done in self._done for second in done.durations.values())
         labels = (dict(self._segments[index].annotation.labels) for index in packed)
         return Manifest(
             name=self._name,
             shards=tuple(shard.info for shard in shards),
-            fields=audio | midi | notes,
+            fields=self._corpus.members(self._options),
             labels=label_stats(self._corpus.labels, labels),
             options=self._identity,
             duration_s=round(math.fsum(durations), 3),

@@ -6,11 +6,13 @@ import shutil
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, BinaryIO
 
 from packer.audio import COPIED, COPY, write_audio
+from packer.patience import PatientFile, patiently
 from packer.recording import SILENT, Level, OpenRecording
 from packer.table import notes_npy
 from shards.errors import DecodeError
@@ -31,6 +33,7 @@ class Task:
     Attributes:
         record: its JSON, but for what is computed here.
         whole: the segment is all of its sources, so that their files may go along as they are.
+        window: the packer cut it, so it may be silent: music has rests.
     """
 
     index: int
@@ -41,6 +44,7 @@ class Task:
     end_s: float
     whole: bool
     record: Mapping[str, Any]
+    window: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,12 @@ def copied_extension(recordings: Iterable[str]) -> str:
 
 
 def encode_recording(job: Job) -> list[Encoded]:
-    """Encode every task of a job into its spool file."""
+    """Encode every task of a job into its spool file.
+
+    Raises:
+        FetchError: if the disk or mount of its sources is away.
+        OSError: if the spool cannot be written.
+    """
     results: list[Encoded] = []
     with job.spool.open("wb") as spool, OpenRecording(job.tasks[0].audio) as recording:
         for task in job.tasks:
@@ -130,7 +139,8 @@ def _encode_sample(task: Task, job: Job, recording: OpenRecording, spool: Binary
         with _member_file(task.audio, job) as file:
             encode = _check_copy if job.codec == COPY else _encode_audio
             rate, frames = encode(task, job, recording, file, level)
-            _refuse_silence(task, level)
+            if not task.window:
+                _refuse_silence(task, level)
             _append(spool, f"{task.key}.{job.extension}", file)
         computed = {"sample_rate": rate, "frames": frames, "duration": frames / rate}
     record = json.dumps({**task.record, **computed, **place}, ensure_ascii=False, allow_nan=False)
@@ -142,7 +152,7 @@ def _encode_sample(task: Task, job: Job, recording: OpenRecording, spool: Binary
 def _member_file(audio: Path, job: Job) -> IO[bytes]:
     """Where the bytes of an audio member are: the recording, or what is to be filled."""
     if job.codec == COPY:
-        return audio.open("rb")
+        return BufferedReader(PatientFile(audio))
     return SpooledTemporaryFile(_IN_MEMORY_BYTES, "w+b", dir=str(job.spool.parent))
 
 
@@ -216,7 +226,7 @@ def _cut_midi(task: Task) -> tuple[bytes, dict[str, Any]]:
     if task.midi is None:
         return empty_midi(), {"midi_bar": 0, "midi_beat": 0.0, "has_midi": False}
     try:
-        data = task.midi.read_bytes()
+        data = patiently(task.midi, task.midi.read_bytes)
         score = parse_midi(data)
     except (OSError, DecodeError) as error:
         raise DecodeError(f"{task.midi}: {error}") from error

@@ -159,6 +159,10 @@ def _pairs(folder: Path, only: str | None) -> Iterator[tuple[int, bytes | Reject
     for line, path in enumerate(sorted([*audio, *lone]), 1):
         paths = {"audio_path": path if path in audio else None}
         paths["midi_path"] = partner.get(path) if path in audio else path
+        if odd := [name for name in paths.values() if name and not _is_text(name)]:
+            reason = f"{odd[0]!r}: its name is not UTF-8; rename it"
+            yield line, Rejection(line, reason, {"path": repr(odd[0])}, Kind.NO_PATH)
+            continue
         if audio and midi and None in paths.values():
             missing = "MIDI" if path in audio else "audio"
             yield line, Rejection(line, f"{path}: no {missing} of its name", paths, Kind.UNPAIRED)
@@ -167,9 +171,15 @@ def _pairs(folder: Path, only: str | None) -> Iterator[tuple[int, bytes | Reject
 
 
 def _walk(folder: Path) -> tuple[dict[str, None], dict[str, None]]:
-    """Audio and MIDI files below a folder, as paths from it, sorted."""
+    """Audio and MIDI files below a folder and those that it links to, as paths from it, sorted."""
     found: list[str] = []
-    for parent, folders, names in os.walk(folder, onerror=_refuse):
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above would lead round and round
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         base = Path(parent).relative_to(folder)
         found += [(base / name).as_posix() for name in names if not name.startswith(".")]
@@ -179,6 +189,15 @@ def _walk(folder: Path) -> tuple[dict[str, None], dict[str, None]]:
     audio = sorted(path for suffix in _AUDIO for path in by_suffix.get(suffix, ()))
     midi = sorted(path for suffix in _MIDI for path in by_suffix.get(suffix, ()))
     return dict.fromkeys(audio), dict.fromkeys(midi)
+
+
+def _is_text(path: str) -> bool:
+    """Whether the bytes of a path are UTF-8, as the lines of a dataset are."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse(error: OSError) -> None:

@@ -4,9 +4,8 @@ import hashlib
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from packer.audio import AudioInfo, probe_audio
 from packer.copies import as_it_is
+from packer.patience import patiently
 from shards.errors import DecodeError
 from shards.faults import FaultError, Kind
 from shards.notes import end_time, parse_midi, read_notes
@@ -92,11 +92,12 @@ def look_at_audio(path: Path) -> AudioInfo:
 
     Raises:
         FaultError: if the file is missing, empty, or no recording.
+        FetchError: if its disk or mount is away.
     """
     try:
         return probe_audio(path)
     except DecodeError as error:
-        kind = Kind.UNREADABLE_AUDIO if path.exists() else Kind.MISSING_AUDIO
+        kind = Kind.UNREADABLE_AUDIO if patiently(path, path.exists) else Kind.MISSING_AUDIO
         raise FaultError(kind, str(error)) from error
     except OSError as error:
         raise FaultError(Kind.UNREADABLE_AUDIO, f"{path}: {error.strerror}") from error
@@ -107,9 +108,10 @@ def look_at_midi(path: Path) -> MidiInfo:
 
     Raises:
         FaultError: if the file is missing or no MIDI.
+        FetchError: if its disk or mount is away.
     """
     try:
-        data = path.read_bytes()
+        data = patiently(path, path.read_bytes)
         end_s = end_time(parse_midi(data))
         table = read_notes(data).table
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -146,11 +148,11 @@ def same_content(
         at: where to read a recording.
     """
     groups: Iterable[list[Path]] = _alike({path: (i.bytes, i.frames) for path, i in infos.items()})
-    for digest in (_middle, _whole):
+    for of in (_middle, _whole):
         chosen = [path for group in groups for path in group]
         found = read_ahead(
             chosen,
-            partial(digest, at=at),
+            partial(_digest, of=of, at=at),
             threads=threads,
             label="comparing audio",
             progress=progress,
@@ -168,22 +170,24 @@ def _alike(marks: Mapping[Path, object]) -> list[list[Path]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _middle(path: Path, *, at: Callable[[Path], Path]) -> bytes:
-    with _opened(path, at) as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, (size - _SAMPLED_BYTES) // 2))
-        return sha256(file.read(_SAMPLED_BYTES)).digest()
+def _middle(file: BufferedReader) -> bytes:
+    size = file.seek(0, 2)
+    file.seek(max(0, (size - _SAMPLED_BYTES) // 2))
+    return sha256(file.read(_SAMPLED_BYTES)).digest()
 
 
-def _whole(path: Path, *, at: Callable[[Path], Path]) -> bytes:
-    with _opened(path, at) as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _whole(file: BufferedReader) -> bytes:
+    return hashlib.file_digest(file, "sha256").digest()
 
 
-@contextmanager
-def _opened(path: Path, at: Callable[[Path], Path]) -> Iterator[BufferedReader]:
-    try:
+def _digest(
+    path: Path, *, of: Callable[[BufferedReader], bytes], at: Callable[[Path], Path]
+) -> bytes:
+    def read() -> bytes:
         with at(path).open("rb") as file:
-            yield file
+            return of(file)
+
+    try:
+        return patiently(path, read)
     except OSError as error:
         raise FaultError(Kind.UNREADABLE_AUDIO, f"{path}: {error.strerror}") from error

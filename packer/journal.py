@@ -12,7 +12,8 @@ from packer.target import Target
 from shards.errors import ManifestError
 from shards.manifest import NAME, Manifest, ShardInfo, load_manifest
 
-_BEGUN = "build.json"
+BEGUN = "build.json"
+ENCODED = "build.spool"  # folder of what a cluster has encoded and not yet cut
 _READERS = 8  # files read back at a time, which a slow mount rewards
 
 
@@ -51,13 +52,13 @@ class Journal:
         """
         self._overwrite = overwrite
         names = self._target.names()
-        if overwrite or not any(n in (NAME, _BEGUN) or n.endswith(".tar") for n in names):
+        if overwrite or not any(n in (NAME, BEGUN) or n.endswith(".tar") for n in names):
             return
         if NAME in names:
             manifest = self._manifest()
             found = {"name": manifest.name, "options": dict(manifest.options)}
-        elif _BEGUN in names:
-            found = json.loads(self._target.read(_BEGUN))
+        elif BEGUN in names:
+            found = self._begun()
         else:
             found = {}
         if found != self._identity:
@@ -90,8 +91,8 @@ class Journal:
         if self._overwrite and not self._is_begun():
             clear(self._target)
         self._sizes = self._target.sizes()
-        if _BEGUN not in self._sizes:
-            self._target.write(_BEGUN, json.dumps(self._identity).encode())
+        if BEGUN not in self._sizes:
+            self._target.write(BEGUN, json.dumps(self._identity).encode())
 
     def group(self, number: int, planned: Sequence[Sequence[int]], *, first: int) -> Done | None:
         """What an earlier run made of a group, if all of it is there and planned as it is now.
@@ -126,11 +127,18 @@ class Journal:
         notes = [done for name in names if (done := self._done(name)) is not None]
         return {index: reason for done in notes for index, reason in done.rejected.items()}
 
+    def remove_other_shards(self, shards: Collection[str]) -> None:
+        """Remove what an earlier run, planned otherwise, left beside the shards of this one."""
+        for name in self._target.names():
+            if _is_shard(name) and name.removesuffix(".idx") not in shards:
+                self._target.remove(name)
+
     def end(self) -> None:
         """Remove the notes: the manifest is there."""
         for name in self._target.names():
-            if name == _BEGUN or _is_group(name):
+            if name == BEGUN or _is_group(name):
                 self._target.remove(name)
+        _remove_encoded(self._target)
 
     def _done(self, name: str) -> Done | None:
         """What a note says; None if it is torn, or another version's."""
@@ -155,14 +163,25 @@ class Journal:
             return True
         files = [(info.url, info.sha256) for info in infos]
         files += [(f"{shard.info.url}.idx", shard.index_sha256) for shard in shards]
-        with ThreadPoolExecutor(_READERS) as pool:
+        pool = ThreadPoolExecutor(_READERS)
+        try:
             return all(pool.map(lambda file: self._target.sha256(file[0]) == file[1], files))
+        finally:  # an interrupt waits for no reader of a mount that is gone
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _is_begun(self) -> bool:
         """Whether this very build was begun, and so has cleared the folder."""
         names = self._target.names()
-        begun = _BEGUN in names and NAME not in names
-        return begun and json.loads(self._target.read(_BEGUN)) == self._identity
+        begun = BEGUN in names and NAME not in names
+        return begun and self._begun() == self._identity
+
+    def _begun(self) -> dict[str, Any]:
+        """What the note of a build that was begun says; nothing if it is torn."""
+        try:
+            found = json.loads(self._target.read(BEGUN))
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def _manifest(self) -> Manifest:
         return load_manifest(self._target.read(NAME), name=f"{self._target.url}/{NAME}")
@@ -173,6 +192,7 @@ def clear(target: Target) -> None:
     for name in sorted(target.names(), key=lambda name: name != NAME):
         if _is_ours(name):
             target.remove(name)
+    _remove_encoded(target)
     remove_card(target)
     target.remove_if_empty()
 
@@ -208,8 +228,15 @@ def kept_samples(
     return [shard for shard in kept if shard]
 
 
+def _remove_encoded(target: Target) -> None:
+    folder = target.child(ENCODED)
+    for name in folder.names():
+        folder.remove(name)
+    folder.remove_if_empty()
+
+
 def _holds_dataset(target: Target) -> bool:
-    return not {NAME, _BEGUN}.isdisjoint(target.names())
+    return not {NAME, BEGUN}.isdisjoint(target.names())
 
 
 def _is_made_here(target: Target) -> bool:
@@ -228,10 +255,13 @@ def _is_group(name: str) -> bool:
     return name.startswith("build-group-") and name.endswith(".json")
 
 
+def _is_shard(name: str) -> bool:
+    return name.startswith("shard-") and name.endswith((".tar", ".tar.idx"))
+
+
 def _is_ours(name: str) -> bool:
     """Whether a build makes files of this name."""
-    shard = name.startswith("shard-") and name.endswith((".tar", ".tar.idx"))
-    return shard or _is_group(name) or name in (NAME, "keys.bin", _BEGUN)
+    return _is_shard(name) or _is_group(name) or name in (NAME, "keys.bin", BEGUN)
 
 
 def _by_index(values: Mapping[str, Any]) -> dict[int, Any]:

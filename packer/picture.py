@@ -10,6 +10,7 @@ COLUMNS = 640  # of a picture, at most
 MEL_BANDS = 96
 LOWEST_HZ, HIGHEST_HZ = 30.0, 12_000.0
 _WINDOW_S = 0.085  # long enough to tell the lowest keys of a piano apart
+_SMALLEST = 16  # frames of a window
 _RANGE_DB = 75.0  # what is softer than the loudest by more than this is black
 
 Samples = NDArray[np.float32]
@@ -32,7 +33,7 @@ def mel_picture(samples: Samples, sample_rate: int) -> NDArray[np.uint8]:
     The columns are evenly spaced windows over (frames,) samples; of a long recording they do not
     touch each other.
     """
-    size = 2 ** round(np.log2(_WINDOW_S * sample_rate))
+    size = max(_SMALLEST, 2 ** round(np.log2(_WINDOW_S * sample_rate)))
     columns = max(1, min(COLUMNS, len(samples) // (size // 8)))
     padded = np.pad(samples, (size // 2, size // 2))
     windows = np.lib.stride_tricks.sliding_window_view(padded, size)

@@ -18,6 +18,8 @@ from shards.npy import typed_npy_view
 from shards.pcm import INT16_SCALE, PLAUSIBLE, mix_down
 
 _SUSTAIN, _HALF = 64, 64  # the pedal's controller, and from which value on it is down
+_RATES = range(100, 1_000_001)  # Hz; beyond them no picture can be drawn
+_LARGEST = 1e300  # also of integers, which may be larger than any float
 _TYPES = {
     "flac": "audio/flac",
     "wav": "audio/wav",
@@ -42,7 +44,12 @@ def portrait(key: str, members: Mapping[str, bytes]) -> dict[str, Any]:
     shown["members"] = [[extension, len(data)] for extension, data in members.items()]
     record = read_record(members.get("json", b"{}"))
     shown["json"] = json.dumps(record, indent=2, ensure_ascii=False)
-    shown["labels"] = record["labels"] if isinstance(record.get("labels"), dict) else {}
+    labels = record.get("labels")
+    shown["labels"] = {
+        name: value
+        for name, value in (labels.items() if isinstance(labels, dict) else ())
+        if value is None or is_finite(value)
+    }
     fields = fields_of(members)
     for field, add in (("audio", _add_audio), ("midi", _add_midi)):
         if field in fields:
@@ -60,6 +67,11 @@ def read_record(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a JSON value is a number that a page can show: 1e999 is read as infinity."""
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) < _LARGEST
 
 
 def playable(members: Mapping[str, bytes]) -> tuple[bytes, str] | None:
@@ -138,6 +150,8 @@ def _decode(data: bytes, extension: str, record: dict[str, Any]) -> tuple[Sample
         raise DecodeError(f".{extension} does not decode: {error}") from error
     if not isinstance(rate, int) or rate <= 0:
         raise DecodeError(f".{extension} needs a sample_rate in its JSON")
+    if rate not in _RATES:
+        raise DecodeError(f".{extension} has a rate of {rate} Hz, and is not drawn")
     if not len(samples):
         raise DecodeError(f".{extension} holds no audio")
     return samples, rate

@@ -4,8 +4,9 @@ import heapq
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ class Segment:
         midi_bytes: what the segment takes of the MIDI file, about; 0 without one.
         content: what tells the sources from others of the same names: the recording's bytes and
             frames, the MIDI's SHA-256.
+        window: the packer cut it out of what its line names.
     """
 
     annotation: Annotation
@@ -41,6 +43,7 @@ class Segment:
     rate: int
     midi_bytes: int
     content: tuple[int | str, ...]
+    window: bool = False
 
     @property
     def duration_s(self) -> float:
@@ -113,21 +116,22 @@ def probe(
         Segments, in the order of the annotations, and what cannot be packed, with reasons.
     """
     intake = intake or Intake()
-    chosen = _whole(annotations) if intake.whole else list(annotations)
+    chosen, rejected = list(annotations), list[Rejection]()
+    if intake.whole:
+        chosen, rejected = with_distinct_keys(_whole(annotations))
     if intake.segment_s is None:
         chosen = _subset(chosen, intake.subset)
     sources = _look(chosen, intake.io_threads, copies, progress)
-    rejected: list[Rejection] = []
     if intake.segment_s is not None:
         chosen = _subset(list(_cut(chosen, sources, intake, rejected)), intake.subset)
     segments = list(_checked(chosen, sources, intake, rejected))
-    copies = same_content(
+    twins = same_content(
         {path: info for path, info in sources.audio.items() if not isinstance(info, FaultError)},
         threads=intake.io_threads,
         progress=progress,
         at=copies.at if copies else as_it_is,
     )
-    return list(_without_copies(segments, copies, rejected)), rejected
+    return list(_without_copies(segments, twins, rejected)), rejected
 
 
 def _whole(annotations: Iterable[Annotation]) -> list[Annotation]:
@@ -153,19 +157,25 @@ def _subset(annotations: list[Annotation], count: int | None) -> list[Annotation
 def _look(
     annotations: Sequence[Annotation], threads: int, copies: Copies | None, progress: bool
 ) -> Sources:
-    """Look at recordings and MIDI in one pass, as one waits for the link, the other for answers."""
+    """Look at recordings and MIDI in one pass, as one waits for the link, the other for answers.
+
+    It goes from folder to folder: many mounts look up the files of one after another.
+    """
 
     def look(file: tuple[Look, Path]) -> AudioInfo | MidiInfo:
         return copies.look(*file) if copies else file[0](file[1])
 
     looks: tuple[Look, Look] = (look_at_audio, look_at_midi)
-    files = (
+    files = dict.fromkeys(
         (look, path)
         for annotation in annotations
         for look, path in zip(looks, (annotation.audio, annotation.midi), strict=True)
         if path is not None
     )
-    found = read_ahead(files, look, threads=threads, label="sources", progress=progress)
+    numbers: dict[Path, Iterator[int]] = defaultdict(count)
+    places = {file: next(numbers[file[1].parent]) for file in files}
+    across = sorted(files, key=places.__getitem__)
+    found = read_ahead(across, look, threads=threads, label="sources", progress=progress)
     audio: dict[Path, AudioInfo | FaultError] = {}
     midi: dict[Path, MidiInfo | FaultError] = {}
     for (kind, path), info in found.items():
@@ -234,7 +244,7 @@ def _checked(
             rejected.append(_rejection(annotation, fault))
             continue
         content = contents.setdefault(segment.content, segment.content)
-        yield Segment(annotation, segment.end_s, segment.rate, segment.midi_bytes, content)
+        yield replace(segment, content=content)
 
 
 def _segment(annotation: Annotation, sources: Sources, intake: Intake) -> Segment:
@@ -248,7 +258,8 @@ def _segment(annotation: Annotation, sources: Sources, intake: Intake) -> Segmen
             _check_lengths(annotation, sources, intake.tolerance_s)
         share = min(1.0, (end_s - annotation.start_s) / max(midi.end_s, _SHORTEST_S))
         midi_bytes, content = round(midi.bytes * share), (*content, midi.sha256)
-    return Segment(annotation, end_s, audio.sample_rate if audio else 0, midi_bytes, content)
+    rate = audio.sample_rate if audio else 0
+    return Segment(annotation, end_s, rate, midi_bytes, content, intake.segment_s is not None)
 
 
 def _end(annotation: Annotation, sources: Sources) -> float:

@@ -12,6 +12,7 @@ import soxr
 from numpy.typing import NDArray
 
 from packer.audio import SequentialFile
+from packer.patience import PatientFile
 from shards.errors import DecodeError
 from shards.pcm import mix_down, to_int16
 
@@ -79,12 +80,15 @@ class OpenRecording:
     def __init__(self, path: Path | None) -> None:
         """Open nothing yet; None is the recording of MIDI alone, which has no segments."""
         self.path = path
+        self._source: PatientFile | None = None
         self._file: SequentialFile | None = None
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-            self._file = None
+        if self._source is not None:
+            self._source.close()
+        self._source = self._file = None
 
     def __enter__(self) -> Self:
         return self
@@ -117,6 +121,7 @@ class OpenRecording:
 
         Raises:
             DecodeError: if the recording ends or breaks off before the segment does.
+            FetchError: if its disk or mount is away.
         """
         level = level or Level()
         rate = self.sample_rate
@@ -152,7 +157,7 @@ class OpenRecording:
                     raise DecodeError(f"{self.path}: breaks off: {done} of {last - first} frames")
                 yield memory[:got]
                 done += got
-        except soundfile.LibsndfileError as error:
+        except (soundfile.LibsndfileError, OSError) as error:
             raise DecodeError(f"{self.path}: {error}") from error
 
     def _go_to(self, frame: int) -> SequentialFile:
@@ -172,10 +177,14 @@ class OpenRecording:
 
     def _open(self) -> SequentialFile:
         if self._file is None:
+            assert self.path is not None
             try:
-                self._file = SequentialFile(str(self.path))
+                self._source = PatientFile(self.path)
+                self._file = SequentialFile(self._source)
             except soundfile.LibsndfileError as error:
-                raise DecodeError(f"{self.path}: {error}") from error
+                raise DecodeError(f"{self.path}: {error.error_string}") from error
+            except OSError as error:
+                raise DecodeError(f"{self.path}: {error.strerror}") from error
         return self._file
 
 

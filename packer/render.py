@@ -188,10 +188,12 @@ def _refuse_other(target: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 def _plan(line: int, record: Mapping[str, Any], *, root: Path, out: Path, suffix: str) -> Recording:
     """Return the recording a line asks for."""
     midi_path = record.get("midi_path")
-    if not isinstance(midi_path, str):
+    if not isinstance(midi_path, str) or "\0" in midi_path:
         raise FaultError(Kind.NO_PATH, f"midi_path must be a string, got {midi_path!r}")
     source = Path(os.path.abspath(root / midi_path))
     name = Path(os.path.relpath(source, os.path.abspath(root)))
+    if not name.parts:
+        raise FaultError(Kind.NO_PATH, f"{midi_path!r} is a folder, and no MIDI file")
     if name.parts[0] == "..":
         reason = f"{midi_path} lies outside of {root}; give a root above it"
         raise FaultError(Kind.NO_PATH, reason)

@@ -36,6 +36,13 @@ class Corpus:
     extension: str
     has_midi: bool
 
+    def members(self, options: Options) -> dict[str, str]:
+        """Extension of each modality that samples have."""
+        audio = {"audio": self.extension} if self.extension else {}
+        midi = {"midi": "mid"} if self.has_midi else {}
+        notes = {"notes": "notes.npy"} if midi and options.midi == "notes" else {}
+        return audio | midi | notes
+
 
 @dataclass(frozen=True, slots=True)
 class Samples:
@@ -53,8 +60,9 @@ class Samples:
 
     @property
     def total(self) -> int:
-        """Number of annotations."""
-        return len(self.segments) + len(self.rejected)
+        """Number of annotations, of each of which any number of samples may be cut."""
+        lines = {segment.annotation.line for segment in self.segments}
+        return len(lines | {rejection.line for rejection in self.rejected})
 
     @property
     def identity(self) -> str:
@@ -80,12 +88,14 @@ def read_samples(
     options: Options,
     intake: Intake | None = None,
     copies: Copies | None = None,
+    with_midi: bool = False,
     progress: bool = True,
 ) -> Samples:
     """Read and check annotations and their sources, and divide them among the splits.
 
     Args:
         copies: keeps those of files on mounts; None reads all files where they are.
+        with_midi: whether samples have MIDI files even if no line names one.
 
     Raises:
         AnnotationError: if there are none, or a line lacks the field to group by.
@@ -103,7 +113,7 @@ def read_samples(
         Corpus(
             reading.label_names,
             extension=_extension(kept, options.audio),
-            has_midi=any(annotation.midi is not None for annotation in kept),
+            has_midi=with_midi or any(annotation.midi is not None for annotation in kept),
         ),
         partition(kept, options, source=annotations) if kept else {"": ()},
         [*reading.rejected, *more],

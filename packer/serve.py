@@ -8,7 +8,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from packer.portrait import playable
 from packer.survey import found
@@ -18,6 +18,7 @@ from shards.errors import DataError
 log = logging.getLogger("packer")
 
 _MOST = 500  # samples of a list that are given at once
+_DIGITS = 12  # of a number in a request
 _Item = TypeVar("_Item")
 _RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
 
@@ -91,9 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
             "/sample": self._sample,
             "/audio": self._audio,
         }
-        asked = urlsplit(self.path)
         try:
             self._require_own_host()
+            asked = _url(self.path)
             if asked.path not in routes:
                 raise _Refusal(HTTPStatus.NOT_FOUND)
             routes[asked.path](dict(parse_qsl(asked.query)))
@@ -178,14 +179,22 @@ def _headers(kind: str, size: int, content_range: str | None) -> Iterator[tuple[
         yield "Content-Range", content_range
 
 
+def _url(text: str) -> SplitResult:
+    try:
+        return urlsplit(text)
+    except ValueError:
+        raise _Refusal(HTTPStatus.BAD_REQUEST) from None
+
+
 def _span(asked: str, size: int) -> range | None:
     """The bytes that a Range header asks for; None is all of them."""
     match = _RANGE.fullmatch(asked)
     if match is None or not (match[1] or match[2]):
         return None
-    if not match[1]:
-        return range(max(0, size - int(match[2])), size)
-    start, stop = int(match[1]), min(size, int(match[2] or size) + 1)
+    start, stop = 0, 0
+    if max(map(len, match.groups())) <= _DIGITS:
+        start = int(match[1]) if match[1] else max(0, size - int(match[2]))
+        stop = min(size, int(match[2]) + 1) if match[1] and match[2] else size
     if start >= stop:
         raise _Refusal(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
     return range(start, stop)
@@ -194,7 +203,7 @@ def _span(asked: str, size: int) -> range | None:
 def _integer(query: dict[str, str], name: str) -> int:
     """A number of a request, which is at least 0."""
     text = query.get(name, "")
-    if not text.isascii() or not text.isdigit() or len(text) > 12:
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS:
         raise _Refusal(HTTPStatus.BAD_REQUEST)
     return int(text)
 

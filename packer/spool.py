@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from hashlib import sha256
@@ -145,9 +145,14 @@ def encoded_before(job: Job) -> list[Encoded] | None:
             return None
     except (FileNotFoundError, ValueError):  # killed in between, or a disk that lost what it held
         return None
+    return noted_places(note, job.tasks)
+
+
+def noted_places(note: Mapping[str, Any], tasks: Sequence[Task]) -> list[Encoded] | None:
+    """Where samples lie by the note of an earlier build, if it could encode all of them."""
     places = [
         Encoded(**place | {"index": task.index})
-        for task, place in zip(job.tasks, note["places"], strict=True)
+        for task, place in zip(tasks, note["places"], strict=True)
     ]
     return None if any(place.reason for place in places) else places
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from errno import EIO, ENOTCONN, EXDEV
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,12 +58,19 @@ class Target:
 
     def child(self, name: str) -> "Target":
         """A folder within this one."""
-        child = Target.__new__(Target)
-        child.url, child._fs = f"{self.url}/{name}", self._fs
-        child._path = f"{self._path}/{name}"
-        child._local = None if self._local is None else self._local / name
-        child._pause, child._kind = self._pause, None
-        return child
+        return self._at(f"{self.url}/{name}", f"{self._path}/{name}")
+
+    @property
+    def parent(self) -> "Target":
+        """The folder that this one lies in."""
+        path = self._path.rpartition("/")[0]
+        url = self.url.rpartition("/")[0] if self._local is None else path
+        return self._at(url, path)
+
+    @property
+    def name(self) -> str:
+        """What the folder is called in its parent."""
+        return self._path.rpartition("/")[2]
 
     @property
     def identity(self) -> str:
@@ -145,7 +153,7 @@ class Target:
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        if name in self.names():
+        with suppress(FileNotFoundError):
             self._try(name, lambda: self._fs.rm_file(f"{self._path}/{name}"))
 
     def remove_if_empty(self) -> None:
@@ -158,6 +166,14 @@ class Target:
         if self._local is not None:
             for path in self._local.glob(".*.partial"):
                 path.unlink(missing_ok=True)
+
+    def _at(self, url: str, path: str) -> "Target":
+        """Another folder of the same file system."""
+        other = Target.__new__(Target)
+        other.url, other._fs, other._path = url, self._fs, path
+        other._local = None if self._local is None else Path(path)
+        other._pause, other._kind = self._pause, None
+        return other
 
     def _try(self, name: str, action: Callable[[], Result]) -> Result:
         url = f"{self.url}/{name}".rstrip("/")

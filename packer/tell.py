@@ -30,7 +30,7 @@ def write_plan(plan: Plan, report: Report) -> str:
     for one in plan.datasets:
         amounts = _amounts(one.samples, one.duration_s, one.shards, one.bytes)
         lines.append(f"{one.split or 'dataset'}: about {amounts}")
-    lines.append(f"{len(report.rejected)} of {report.total} annotations would be left out")
+    lines.append(f"{report.left_out} of {report.total} annotations would be left out")
     return "\n".join([*lines, *by_kind(report.rejected)])
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from packer.audio import COPIED, NPY, measure
+from packer.interrupt import interruptible
 from packer.spread import spread
 from packer.summary import alike, label_stats
 from packer.table import check_notes
@@ -28,12 +29,17 @@ _DURATION_S = 0.001  # the manifest rounds to it
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was found in one dataset; without faults it is whole."""
+    """What was found in one dataset; without faults it is whole.
+
+    Attributes:
+        bad: names of the shards that are at fault, or their indexes.
+    """
 
     url: str
     shards: int
     samples: int
     faults: tuple[str, ...]
+    bad: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,13 @@ def verify(
 def _verify_one(
     target: Target, options: dict[str, Any] | None, workers: int | None, progress: bool
 ) -> Verified:
+    with interruptible():
+        return _verified(target, options, workers, progress)
+
+
+def _verified(
+    target: Target, options: dict[str, Any] | None, workers: int | None, progress: bool
+) -> Verified:
     data = target.read(NAME)
     manifest = load_manifest(data, name=f"{target.url}/{NAME}")
     check = partial(_check_shard, url=target.url, options=options, manifest=manifest)
@@ -91,12 +104,22 @@ def _verify_one(
     )
     faults = [fault for result in results for fault in result.faults]
     samples = [sample for result in results for sample in result.samples]
+    faults += _check_names(target, manifest)
     ours = bool(manifest.packer_version)  # sets of others have no keys.bin, and no totals
     whole = not faults
     faults += _check_keys(target, [result.keys for result in results], whole, ours)
     if ours and whole:
         faults += _check_totals(json.loads(data), manifest, samples, f"{target.url}/{NAME}")
-    return Verified(target.url, len(results), len(samples), tuple(faults))
+    bad = [info.url for info, found in zip(manifest.shards, results, strict=True) if found.faults]
+    return Verified(target.url, len(results), len(samples), tuple(faults), tuple(bad))
+
+
+def _check_names(target: Target, manifest: Manifest) -> Iterator[str]:
+    """Shards that the manifest does not name: whoever reads all tars of the folder reads them."""
+    named = {shard.url for shard in manifest.shards}
+    for name in target.names():
+        if name.startswith("shard-") and name.endswith(".tar") and name not in named:
+            yield f"{target.url}/{name}: the manifest does not name it"
 
 
 def _check_keys(target: Target, keys: list[tuple[str, ...]], whole: bool, ours: bool) -> list[str]:
@@ -134,9 +157,10 @@ def _check_shard(
 ) -> _Checked:
     target, name = Target(url, options), f"{url}/{info.url}"
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        faults: list[str] = []
         try:
             path = target.fetch(info.url, Path(folder))
-            faults = list(_check_bytes(path, info, name))
+            faults += _check_bytes(path, info, name)
             with ShardReader(path) as reader:
                 faults += _check_index(target, info, reader, name)
                 samples = [_Sample(reader.members(row)[0].key) for row in range(len(reader))]
@@ -146,7 +170,7 @@ def _check_shard(
                     except (DecodeError, ValueError, RecursionError) as error:
                         faults.append(f"{name}: sample {sample.key!r}: {error}")
         except (DataError, OSError) as error:
-            return _Checked((), (f"{name}: {error}",))
+            return _Checked((), (*faults, f"{name}: {error}"))
     return _Checked(tuple(samples), tuple(faults))
 
 

@@ -16,7 +16,7 @@ import corpus
 import pytest
 from faultfs import FaultFileSystem
 
-from packer import build as building
+from packer import ahead as building
 from packer import spool as spools
 from packer.build import build
 from packer.options import Options
@@ -92,13 +92,13 @@ def inodes(folder: Path) -> dict[str, tuple[int, int]]:
 # the command line, but that each recording takes a moment, to be hit in
 SLOW = """
 import sys, time
-from packer import build
+from packer import ahead
 from packer.__main__ import main
 from packer.spool import encode_into
 def slowly(job):
     time.sleep(0.02)
     return encode_into(job)
-build.encode_into = slowly
+ahead.encode_into = slowly
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -272,8 +272,8 @@ def test_audio_that_ends_early_is_found_in_every_codec(tmp_path, codec):
     [
         (lambda b: b[:-24] + struct.pack("<6f", 0, 2, 60, 64, 0, 0), "other notes than its MIDI"),
         (lambda b: b.replace(b"(1, 6)", b"(2, 3)"), "npy declares float32 (2, 3)"),
-        (lambda b: b.replace(b"(1, 6)", b"(9, 6)"), "npy declares float32 (9, 6)"),
-        (lambda b: b"\0" + b[1:], "npy does not decode"),
+        (lambda b: b.replace(b"(1, 6)", b"(9, 6)"), "truncated"),
+        (lambda b: b"\0" + b[1:], "not an npy file"),
     ],
 )
 def test_a_table_that_is_not_its_midi_s_is_found(tmp_path, damage, message):

@@ -1,0 +1,270 @@
+"""packer.append, packer.inputs: what is added fits all of a dataset, and is added once."""
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from corpus import SAMPLE_RATE, write_midi, write_sound
+
+from packer import append as appending
+from packer.append import append
+from packer.build import build
+from packer.inputs import read_input, rules_for
+from packer.options import Options
+from packer.render import render_annotations
+from packer.target import Target
+from packer.verify import verify
+from shards.errors import AnnotationError, FetchError, ManifestError
+from shards.faults import Kind
+from shards.manifest import NAME, load_manifest
+from shards.reader import ShardReader
+
+
+def write_lines(folder: Path, name: str, *numbers: int, **changed: Any) -> Path:
+    """Annotations of a second of sound each, by number."""
+    for number in numbers:
+        write_sound(folder / f"{number}.wav", seconds=1.0, seed=number)
+    lines = [{"audio_path": f"{number}.wav"} | changed for number in numbers]
+    path = folder / name
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def make(annotations: Path, out: Path, **options: Any) -> None:
+    chosen = Options(sample_rate=SAMPLE_RATE, **options)
+    build(annotations, str(out), options=chosen, workers=0, progress=False)
+
+
+def add(annotations: Path, url: Path, **arguments: Any) -> int:
+    return append(annotations, str(url), workers=0, progress=False, **arguments).added
+
+
+def records(dataset: Path) -> list[dict[str, Any]]:
+    found = []
+    for shard in sorted(dataset.glob("*.tar")):
+        with ShardReader(shard) as reader:
+            found += [json.loads(reader.read(row)["json"]) for row in range(len(reader))]
+    return found
+
+
+def is_whole(url: Path) -> bool:
+    return not any(one.faults for one in verify(str(url), workers=0, progress=False))
+
+
+# --- several at once
+
+
+@pytest.fixture
+def held(tmp_path, monkeypatch) -> Iterator[Callable[[], list[str]]]:
+    """An append to ``out`` of another thread that waits before it joins what it packed.
+
+    What is called lets it go on to its end, and says how it was refused.
+    """
+    reached, go_on, refused = threading.Event(), threading.Event(), []
+    join = appending._join
+
+    def wait_and_join(*arguments: Any) -> Any:
+        if threading.current_thread() is thread:
+            reached.set()
+            assert go_on.wait(60)
+        return join(*arguments)
+
+    def run() -> None:
+        try:
+            add(annotations, tmp_path / "out", spool=tmp_path / "spool")
+        except ManifestError as error:
+            refused.append(str(error))
+
+    def end() -> list[str]:
+        go_on.set()
+        thread.join(60)
+        return refused
+
+    monkeypatch.setattr(appending, "_join", wait_and_join)
+    make(write_lines(tmp_path, "a.jsonl", 0), tmp_path / "out")
+    annotations = write_lines(tmp_path, "b.jsonl", 1)
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert reached.wait(60)
+    yield end
+    end()
+
+
+def test_of_two_appends_on_one_machine_the_second_is_refused(held, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(FetchError, match="another build on this machine"):
+        add(write_lines(tmp_path, "c.jsonl", 2), out, spool=tmp_path / "spool")
+    assert held() == []
+    assert is_whole(out)
+    assert [record["audio_path"] for record in records(out)] == ["0.wav", "1.wav"]
+
+
+def test_what_another_machine_added_meanwhile_is_not_lost(held, tmp_path):
+    """Each machine has a spool of its own, and sees no lock of the other."""
+    out = tmp_path / "out"
+    assert add(write_lines(tmp_path, "c.jsonl", 2), out, spool=tmp_path / "other") == 1
+    (refused,) = held()
+    assert "was changed meanwhile" in refused
+    assert is_whole(out)
+    assert [record["audio_path"] for record in records(out)] == ["0.wav", "2.wav"]
+
+
+# --- what fits
+
+
+def test_a_field_has_the_type_that_any_sample_gives_it(tmp_path):
+    """Also within an object, and if it is null in the first shard."""
+    first = write_lines(tmp_path, "1.jsonl", 0, m={"x": None})
+    second = write_lines(tmp_path, "2.jsonl", 1, m={"x": "text"})
+    both = tmp_path / "a.jsonl"
+    both.write_text(first.read_text() + second.read_text())
+    make(both, tmp_path / "out", shard_bytes=1, order="given")
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 2
+    with pytest.raises(
+        AnnotationError, match=r"'m\.x' is of type string in the dataset but number"
+    ):
+        add(write_lines(tmp_path, "b.jsonl", 2, m={"x": 5.5}), tmp_path / "out")
+    assert add(write_lines(tmp_path, "c.jsonl", 2, m={"x": "more"}), tmp_path / "out") == 1
+
+
+def test_lines_without_midi_join_a_dataset_with_midi(tmp_path):
+    write_midi(tmp_path / "0.mid", onsets=np.array([0.0]))
+    out = tmp_path / "out"
+    make(write_lines(tmp_path, "a.jsonl", 0, midi_path="0.mid"), out, midi="notes")
+    assert add(write_lines(tmp_path, "b.jsonl", 1), out) == 1
+    assert [record["has_midi"] for record in records(out)] == [True, False]
+    assert is_whole(out)
+
+
+def test_other_members_are_refused_before_anything_is_encoded(tmp_path):
+    write_midi(tmp_path / "0.mid", onsets=np.array([0.0]))
+    write_midi(tmp_path / "1.mid", onsets=np.array([0.0]), pitch=70)
+    make(write_lines(tmp_path, "a.jsonl", 0, midi_path="0.mid"), tmp_path / "out")
+    more = write_lines(tmp_path, "b.jsonl", 1, audio_path=None, midi_path="1.mid")
+    with pytest.raises(ManifestError, match="its samples have flac, mid, but the new ones mid"):
+        add(more, tmp_path / "out", spool=tmp_path / "spool")
+    assert not [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
+
+
+# --- what was left out
+
+
+def test_the_list_of_what_was_left_out_is_where_it_is_said(tmp_path, monkeypatch, caplog):
+    """A crash before the manifest leaves no line behind."""
+    out, arguments = tmp_path / "out", {"max_rejected": 0.5}
+    make(write_lines(tmp_path, "a.jsonl", 0), out)
+    more = write_lines(tmp_path, "b.jsonl", 1, 2)
+    (tmp_path / "2.wav").unlink()
+    write = Target.write
+
+    def killed(target: Target, name: str, data: bytes) -> None:
+        if name == NAME and target.url == str(out):
+            raise KeyboardInterrupt
+        write(target, name, data)
+
+    monkeypatch.setattr(Target, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        add(more, out, **arguments)
+    monkeypatch.undo()
+    with caplog.at_level(logging.WARNING):
+        add(more, out, **arguments)
+    assert f"1 of 2 left out: {out}/rejected.jsonl" in caplog.text
+    (line,) = map(json.loads, (out / "rejected.jsonl").read_text().splitlines())
+    assert (line["annotations"], line["line"]) == ("b.jsonl", 2)
+
+
+# --- splits
+
+
+def test_a_key_of_another_split_is_refused(tmp_path):
+    out = tmp_path / "out"
+    make(write_lines(tmp_path, "a.jsonl", 0, 1, 2, 3), out, split={"train": 0.5, "val": 0.5})
+    (taken, *_) = records(out / "val")
+    more = write_lines(tmp_path, "b.jsonl", int(taken["audio_path"][0]))
+    with pytest.raises(AnnotationError, match="is in the dataset already"):
+        add(more, out / "train")
+
+
+def test_the_card_above_splits_counts_what_was_added(tmp_path):
+    out, shares = tmp_path / "out", {"val": 0.5, "train": 0.5}
+    make(write_lines(tmp_path, "a.jsonl", 0, 1, 2, 3), out, split=shares)
+    before = (out / "README.md").read_text()
+    assert add(write_lines(tmp_path, "b.jsonl", 4), out / "train") == 1
+    counts = {
+        split: load_manifest((out / split / NAME).read_bytes(), name=split).samples
+        for split in shares
+    }
+    rows = [line for line in (out / "README.md").read_text().splitlines() if line[:2] == "| "]
+    told = [line.split(" | ")[:2] for line in rows if line not in before.splitlines()]
+    assert told == [["| train", str(counts["train"])], ["| all", "5"]]
+
+
+def test_neighbours_that_are_no_splits_may_hold_the_same_keys(tmp_path):
+    annotations = write_lines(tmp_path, "a.jsonl", 0)
+    for name, codec in (("one", "flac"), ("two", "wav")):
+        make(annotations, tmp_path / "sets" / name, audio=codec)
+    more = write_lines(tmp_path, "b.jsonl", 1)
+    assert [add(more, tmp_path / "sets" / name) for name in ("one", "two")] == [1, 1]
+    assert not (tmp_path / "sets" / "README.md").exists()
+
+
+# --- files
+
+
+def test_removing_files_lists_no_folder(tmp_path, monkeypatch):
+    """Listing would make it quadratic to clear a dataset."""
+    target = Target(str(tmp_path))
+    (tmp_path / "here").touch()
+    monkeypatch.setattr(Target, "sizes", None)
+    target.remove("here")
+    target.remove("gone")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_no_text_is_rejected_with_its_path(tmp_path):
+    write_sound(tmp_path / "good.wav", seconds=0.1)
+    odd = os.fsencode(tmp_path) + b"/b\xe9.wav"
+    try:
+        Path(os.fsdecode(odd)).touch()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    reading = read_input(tmp_path, rules_for(tmp_path))
+    assert [one.source for one in reading.annotations] == ["good.wav"]
+    (rejected,) = reading.rejected
+    assert (rejected.kind, rejected.reason) == (
+        Kind.NO_PATH,
+        r"'b\udce9.wav': its name is not UTF-8; rename it",
+    )
+    json.dumps(rejected.record, ensure_ascii=False).encode()
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    write_sound(tmp_path / "elsewhere" / "x.wav", seconds=0.1)
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "around").symlink_to(root)
+    reading = read_input(root, rules_for(root))
+    assert [one.source for one in reading.annotations] == ["linked/x.wav"]
+
+
+@pytest.mark.parametrize("name", ["maestro-v3.0.0", "."])
+def test_a_dataset_is_named_as_its_folder_is(tmp_path, monkeypatch, name):
+    folder = tmp_path / "maestro-v3.0.0"
+    write_sound(folder / "x.wav", seconds=0.1)
+    monkeypatch.chdir(folder if name == "." else tmp_path)
+    make(Path(name), tmp_path / "out")
+    assert load_manifest((tmp_path / "out" / NAME).read_bytes(), name="").name == "maestro-v3.0.0"
+
+
+@pytest.mark.parametrize("path", [".", "midi/..", "\0"])
+def test_a_path_that_names_no_midi_file_is_a_fault_of_its_line(tmp_path, path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"midi_path": path}) + "\n")
+    with pytest.raises(AnnotationError, match=r"a\.jsonl:1: "):
+        render_annotations(tmp_path / "a.jsonl", tmp_path / "out", workers=0, progress=False)
