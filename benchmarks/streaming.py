@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from loader import make_pipeline
 from loader.audio import copy_samples, decode_window
+from loader.decoded import folder_suffix
 from loader.tokens import octuple
 from packer.build import build
 from packer.corpus import write_corpus
@@ -136,7 +137,7 @@ def decoded_tars(dataset: Path) -> Path:
         while True:
             for _ in pipe:
                 pass
-            tars = list((dataset.parent / "cache").glob("*-decoded-*/*.tar"))
+            tars = list((dataset.parent / "cache").glob(f"*{folder_suffix(RATE)}/*.tar"))
             if len(tars) == shards:
                 return tars[0].parent
 

@@ -94,7 +94,8 @@ def make_pipeline(
         cache_dir: folder of the shard cache, on a local disk; None finds one. It also keeps what is
             slow to find out: manifests of more than 1,000 shards as they were parsed, and indexes
             of tars that others wrote.
-        cache_bytes: its limit; None is half of what is free.
+        cache_bytes: its limit; None is half of what is free. A window of ``shuffle`` samples
+            should fit, or shards are fetched several times an epoch.
         cache: "raw" keeps shards as they come, "decoded" also as int16 at ``sample_rate``, which
             makes every epoch after the first as fast as memory; "off" reads local files in place
             and others by range, every epoch anew, and leaves ``cache_dir`` alone.
@@ -105,7 +106,7 @@ def make_pipeline(
         fields: of "audio", "midi", "labels", "json"; None is the first three, as far as they
             are there. What is not asked for is neither read nor decoded.
         labels: URL of a JSONL of ``{"key", "labels"}`` that replaces or adds labels.
-        dimensions: label names, in order; None takes all.
+        dimensions: label names, in order; None takes all; ``Pipeline.dimensions`` tells them.
         sample_rate: Hz of the audio.
         clip_seconds: length of the window; None is whole samples, padded to the longest.
         crop: where the window lies: "start", "center", or "random" by seed, epoch and key.
@@ -119,7 +120,9 @@ def make_pipeline(
         verify_hash: check the SHA-256 of shards that lie on a disk, too, when they are first
             opened; what is fetched is always checked.
         rank, world_size: None finds them: torch.distributed, torchrun's or srun's variables.
-        device: where batches arrive; None leaves them in memory.
+        device: where batches arrive; None leaves them in memory. CUDA gets 16-bit audio over the
+            bus, beside its computing, and makes float32 of it; where there is none, batches stay
+            in memory, with a warning.
 
     Raises:
         ValueError: if an argument is out of range, or names what the dataset lacks.
@@ -205,6 +208,8 @@ def _open(
     verify_hash: bool,
 ) -> _Opened:
     """Open datasets, their cache if one is needed, and cut them to the subset."""
+    if not isinstance(shards, str | Path | Sequence | Mapping) or not shards:
+        raise ValueError(f"shards must be a URL, a list of them or a dict of weights: {shards!r}")
     weights = tuple(shards.values()) if isinstance(shards, Mapping) else None
     urls = list(shards) if isinstance(shards, Mapping) else [shards]
     if weights is not None and subset is not None:
@@ -297,18 +302,18 @@ def _fingerprint(sources: Sequence[Source]) -> str:
 
 
 def _contents(opened: _Opened, relabels: LabelTable | None) -> tuple[set[str], list[str]]:
-    """Fields that all datasets have, and the names of all labels, in order."""
-    present = {"audio", "midi", "labels", "json"}
+    """Fields that all datasets have, but labels, which one may lack; the names of all labels."""
+    present = {"audio", "midi", "json"}
     names: dict[str, None] = {}
     first = 0
     for source in opened.sources:
         fields, labels = _source_contents(source, opened.store, first)
-        present &= fields | ({"labels"} if relabels else set())
+        present &= fields
         names |= dict.fromkeys(labels)
         first += len(source.shards)
     if relabels is not None:
         names |= dict.fromkeys(relabels.label_names)
-    return present, list(names)
+    return present | ({"labels"} if names else set()), list(names)
 
 
 def _source_contents(
@@ -368,7 +373,10 @@ def _device(device: str | torch.device | None) -> torch.device | None:
     """The device, or the CPU with a warning where it is CUDA and there is none."""
     if device is None:
         return None
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r}: {error}") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         log.warning("device=%r, but this PyTorch finds no CUDA: batches stay in memory", device)
         return torch.device("cpu")

@@ -60,7 +60,7 @@ class ShardCache:
                 "be on a local disk: pass cache_dir, or set SHARD_CACHE_DIR"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
+        self.folder, self._told = folder, False
         self.limit_bytes = _default_limit(folder) if limit_bytes is None else limit_bytes
 
     def acquire(
@@ -135,7 +135,8 @@ class ShardCache:
         for path, size in files:
             if excess > 0 and _evict(Path(path)):
                 excess -= size
-        if excess > 0:
+        if excess > 0 and not self._told:
+            self._told = True
             log.warning(
                 "the shard cache %s outgrows its limit of %d bytes by %d: all of it is in use; "
                 "raise cache_bytes or lower shuffle",

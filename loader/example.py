@@ -312,6 +312,8 @@ def _transform(rows: Rows, row: int, key: str, recipe: Recipe, epoch: int) -> No
         rows.take(row, sample, recipe.transform(sample | {"rng": rng}))
     except TransformError as error:
         raise ValueError(f"sample {key!r}: {error}") from error
+    except StopIteration as error:  # or it would end the epoch, as if all samples had come
+        raise RuntimeError(f"the transform of sample {key!r} raised StopIteration") from error
     except BaseException as error:
         error.add_note(f"in the transform of sample {key!r}")
         raise

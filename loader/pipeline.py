@@ -95,6 +95,11 @@ class Pipeline(IterableDataset[Batch]):
         self._mover: Mover | None = None
         self._finalizer = weakref.finalize(self, _release, store, self._threads)
 
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of the columns of ``labels``, in order."""
+        return self._recipe.dimensions
+
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank; the same on every rank."""
         steps = self._steps(0)
@@ -132,6 +137,8 @@ class Pipeline(IterableDataset[Batch]):
         """
         self._require_usable()
         source, name = key if isinstance(key, tuple) else (None, key)
+        if not isinstance(name, str):
+            raise KeyError(f"{key!r}: samples are asked by their key, a string")
         if source is None and self._weights is not None:
             raise KeyError(f"{name!r}: a mixture is asked by (source, key)")
         places = KeyFinder(self._sources, self._store).find(name, source or 0)
@@ -146,8 +153,8 @@ class Pipeline(IterableDataset[Batch]):
         Raises:
             ValueError: if it is negative.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch must be at least 0, got {epoch}")
+        if not isinstance(epoch, int) or epoch < 0:
+            raise ValueError(f"epoch must be a whole number from 0, got {epoch!r}")
         if epoch != self._next[0]:
             self._next = (epoch, 0)
         if self._iterator is None or self._iterator.ended:

@@ -45,6 +45,8 @@ def resume_from(state: dict[str, Any], here: State, *, samples: int) -> State:
         StateError: if it is not a state, or was taken from other data or another order; the
             message shows both values.
     """
+    if not isinstance(state, dict):
+        raise StateError(f"a state is a dict, got {state!r}")
     if state.get("version") != VERSION:
         raise StateError(f"state has version {state.get('version')!r}; {VERSION} is read here")
     mine = here.to_json()

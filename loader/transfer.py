@@ -91,7 +91,8 @@ def transfer(
             return
         part.unlink()
     raise FetchError(
-        f"{url}: its content is not what the manifest says ({found} bytes, {size} expected); "
+        f"{url}: its content is not what the manifest says ({found} bytes, {size} expected, "
+        f"SHA-256 {'unlike' if size in (None, found) else 'not compared'}); "
         "find out with: python -m packer verify"
     )
 

@@ -34,13 +34,21 @@ def write_sound(path: Path, *, seconds: float, sample_rate: int = SAMPLE_RATE, s
 
 
 def write_annotations(
-    folder: Path, *, samples: int, seconds: float = 1.0, audio: bool = True, midi: bool = True
+    folder: Path,
+    *,
+    samples: int,
+    seconds: float = 1.0,
+    audio: bool = True,
+    midi: bool = True,
+    labels: bool = True,
 ) -> Path:
     """One recording a sample, with two labels, of which every fourth sample lacks one."""
     lines = []
     for number in range(samples):
         line = {"piece": f"piece {number % 5}", "number": number}
-        line["labels"] = {"rank": number / samples, "odd": None if number % 4 == 3 else number % 2}
+        if labels:
+            odd = None if number % 4 == 3 else number % 2
+            line["labels"] = {"rank": number / samples, "odd": odd}
         if audio:
             line["audio_path"] = f"audio/{number:04d}.wav"
             write_sound(folder / line["audio_path"], seconds=seconds, seed=number)

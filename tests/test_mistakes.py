@@ -1,0 +1,51 @@
+"""Slips of users are told at once, by what they wrote."""
+
+import corpus
+import pytest
+import torch
+
+from loader import make_pipeline
+from shards.errors import StateError
+
+SMALL = {"sample_rate": corpus.SAMPLE_RATE, "clip_seconds": 1.0, "max_notes": 4, "batch_size": 4}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_transform_that_runs_dry_does_not_end_the_epoch(dataset, workers):
+    source = iter(range(6))
+
+    def transform(sample):
+        sample["number"] = next(source)
+        return sample
+
+    options = {**SMALL, "num_workers": workers, "transform": transform}
+    with make_pipeline(dataset, **options) as pipe, pytest.raises(RuntimeError, match="StopIt"):
+        for _ in pipe:
+            pass
+
+
+def test_a_mixture_has_the_labels_of_any_of_its_datasets(dataset, tmp_path):
+    bare = corpus.make_dataset(tmp_path, samples=20, labels=False)
+    with make_pipeline({str(dataset): 1, str(bare): 1}, shuffle=0, **SMALL) as pipe:
+        assert pipe.dimensions == ("rank", "odd")
+        batch = next(iter(pipe))
+    assert torch.isnan(batch["labels"][batch["source"] == 1]).all()
+    assert not torch.isnan(batch["labels"][batch["source"] == 0, 0]).any()
+
+
+@pytest.mark.parametrize("shards", [None, 3, {}, [], ""])
+def test_shards_that_are_none_are_refused(shards):
+    with pytest.raises(ValueError, match="shards must be a URL"):
+        make_pipeline(shards, **SMALL)
+
+
+def test_what_is_no_key_epoch_state_or_device_is_refused(dataset):
+    with make_pipeline(dataset, **SMALL) as pipe:
+        with pytest.raises(KeyError, match="asked by their key"):
+            pipe[0]
+        with pytest.raises(ValueError, match="whole number"):
+            pipe.set_epoch(1.5)
+        with pytest.raises(StateError, match="a state is a dict"):
+            pipe.load_state_dict(None)
+    with pytest.raises(ValueError, match="device='gpu'"):
+        make_pipeline(dataset, device="gpu", **SMALL)
