@@ -1,12 +1,12 @@
 """What a sample's JSON says, as far as decoding goes by it."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from shards.errors import DecodeError
+from shards.values import labels, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +52,12 @@ def parse_meta(data: bytes | memoryview | None) -> Meta:
     known = rate is not None and frames is not None
     return Meta(
         record,
-        _labels(record.get("labels")),
+        labels(record.get("labels")),
         rate if known else None,
         frames if known else None,
-        _number(record.get("duration")),
-        _number(record.get("midi_beat")) or 0.0,
+        number(record.get("duration")),
+        number(record.get("midi_beat")) or 0.0,
     )
-
-
-def _labels(value: Any) -> dict[str, float | None]:
-    """Labels that are numbers, or missing; others are not labels."""
-    if not isinstance(value, dict):
-        return {}
-    numbers = {name: _number(own) for name, own in value.items()}
-    return {n: found for n, found in numbers.items() if found is not None or value[n] is None}
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
 
 
 def _count(value: Any) -> int | None:

@@ -17,6 +17,7 @@ import soundfile
 from packer.spread import spread
 from packer.summary import label_stats
 from packer.target import Target
+from shards import values
 from shards.errors import ManifestError, ShardError
 from shards.index import index_bytes
 from shards.keys import keys_bytes
@@ -149,8 +150,8 @@ def _count_sample(tar: _Tar, reader: ShardReader, row: int) -> None:
     found = fields_of(members)
     tar.fields.update(found.items())
     record = _record(reader, members.get("json"))
-    if labels := _labels(record.get("labels")):
-        tar.labels.append(labels)
+    if found_labels := values.labels(record.get("labels")):
+        tar.labels.append(found_labels)
     tar.duration_s += _duration_s(record, reader, members.get(found.get("audio", "")))
 
 
@@ -165,26 +166,9 @@ def _record(reader: ShardReader, member: Member | None) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _labels(value: Any) -> dict[str, float | None]:
-    """Labels that are numbers, or missing."""
-    if not isinstance(value, dict):
-        return {}
-    numbers = {name: _number(own) for name, own in value.items()}
-    return {name: n for name, n in numbers.items() if n is not None or value[name] is None}
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
 def _duration_s(record: dict[str, Any], reader: ShardReader, audio: Member | None) -> float:
     """Seconds of a sample as its JSON says, else as its audio's header does, else 0."""
-    if (seconds := _number(record.get("duration"))) is not None and seconds >= 0:
+    if (seconds := values.number(record.get("duration"))) is not None and seconds >= 0:
         return seconds
     if audio is None or audio.extension not in AUDIO[1:]:
         return 0.0

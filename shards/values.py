@@ -1,0 +1,22 @@
+"""JSON values in samples of anybody: numbers where they are numbers, and nothing else."""
+
+import math
+from typing import Any
+
+
+def number(value: Any) -> float | None:
+    """A finite number; None for anything else, truth values too."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def labels(value: Any) -> dict[str, float | None]:
+    """Labels that are numbers, or missing (null); others are not labels."""
+    if not isinstance(value, dict):
+        return {}
+    numbers = {name: number(own) for name, own in value.items()}
+    return {n: found for n, found in numbers.items() if found is not None or value[n] is None}
