@@ -4,9 +4,8 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from loader.cache import default_folder
 from shards.commands import Commands, add_command, json_object, run_command
@@ -125,23 +124,6 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Examples as they are written; defaults behind each option that has one and is no flag."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        untold = action.default is None or action.default is False
-        return action.help if untold else super()._get_help_string(action)
-
-
-def _add(
-    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], *, text: str, more: str
-) -> Callable[..., Any]:
-    """Add a command with examples below its help; what comes back adds an argument."""
-    command = add_command(commands, name, run, text)
-    command.formatter_class, command.epilog = _Help, more
-    return command.add_argument
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m loader",
@@ -158,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_stage(commands: Commands) -> None:
     text = "fetch shards into the local cache"
-    add = _add(commands, "stage", _stage, text=text, more=_STAGE_EXAMPLES)
+    add = add_command(commands, "stage", _stage, text, examples=_STAGE_EXAMPLES).add_argument
     add("url", metavar="URL", help="a dataset: a folder with a manifest, or tars")
     add("--cache-dir", type=Path, default=default_folder(), help="on a local disk")
     add("--cache-bytes", type=int, help="limit; default: half of what is free")
@@ -168,7 +150,7 @@ def _add_stage(commands: Commands) -> None:
 
 def _add_bench(commands: Commands) -> None:
     text = "samples/s by cache and number of decoding threads, and what limits it"
-    add = _add(commands, "bench", _bench, text=text, more=_BENCH_EXAMPLES)
+    add = add_command(commands, "bench", _bench, text, examples=_BENCH_EXAMPLES).add_argument
     add("url", metavar="URL", help="a dataset: a folder with a manifest, or tars")
     add("--seconds", type=float, default=2.0, help="for each setting")
     add("--batch-size", type=int, default=16, help="samples of a batch")
@@ -191,7 +173,7 @@ def _add_bench(commands: Commands) -> None:
 
 def _add_doctor(commands: Commands) -> None:
     text = "check this machine: packages, decoders, cores, memory, GPU, disks, mounts"
-    add = _add(commands, "doctor", _doctor, text=text, more=_DOCTOR_EXAMPLES)
+    add = add_command(commands, "doctor", _doctor, text, examples=_DOCTOR_EXAMPLES).add_argument
     add("path", nargs="*", type=_folder, metavar="PATH", help="folders to check reading from, too")
     add("--json", action="store_true", help="for scripts")
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from packer.carry import Carrier, Stop
 from packer.encode import Encoded, Job
 from packer.exchange import Batch, Cut, Exchange, Site, batches, cut_shard, encode_batch, versions
+from packer.interrupt import interrupts_blocked
 from packer.journal import BEGUN, Done
 from packer.plan import Group
 from packer.shard import Written
@@ -88,7 +88,7 @@ def connected(
     with ExitStack() as stack:
         stack.enter_context(_silent(logging.getLogger("distributed")))
         if address == LOCAL:
-            with _interrupts_held_back():
+            with interrupts_blocked():
                 started = dask.LocalCluster(
                     n_workers=workers or len(os.sched_getaffinity(0)),
                     threads_per_worker=1,
@@ -135,16 +135,6 @@ def _silent(log: logging.Logger) -> Iterator[None]:
         yield
     finally:
         log.setLevel(before)
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Put Ctrl-C off; threads and processes started meanwhile never get it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Crew:

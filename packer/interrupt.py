@@ -50,6 +50,16 @@ def held_back() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Put Ctrl-C off. Threads and processes started meanwhile never get it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def interrupted() -> bool:
     """Whether an interrupt came, for threads to end what they are at."""
     return _Pending.came

@@ -2,17 +2,16 @@
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import TypeVar
 
 from tqdm import tqdm
 
+from packer.interrupt import interrupts_blocked
 from shards.errors import DataError
 
 Job = TypeVar("Job")
@@ -67,7 +66,7 @@ def _in_order(task: Callable[[Job], Result], jobs: Sequence[Job], workers: int) 
         workers, mp_context=context, initializer=_end_with, initargs=(lifeline,)
     )
     try:
-        with _interrupts_held_back():
+        with interrupts_blocked():
             results = pool.map(task, jobs)  # starts the processes
         yield from results
     except BrokenProcessPool as error:
@@ -78,16 +77,6 @@ def _in_order(task: Callable[[Job], Result], jobs: Sequence[Job], workers: int) 
         finally:  # also of a second interrupt, which ends the jobs that were begun
             held.close()
             lifeline.close()
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Put Ctrl-C off. Processes started meanwhile never get it: a file begun is a file finished."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with(lifeline: Connection) -> None:
