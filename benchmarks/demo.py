@@ -62,7 +62,7 @@ def streaming_rate(dataset: Path, *, epochs: int = 5) -> float:
 
 def report(shards: Path, runs: Path, *, rate: float, seconds: float) -> None:
     manifests = [read_manifest(path) for path in sorted(shards.glob(f"*/{NAME}"))]
-    (metrics,) = runs.glob("lightning_logs/*/metrics.json")
+    metrics = runs / "metrics.json"
     figures = json.loads(metrics.read_text())
     before, after = figures["before"]["val/loss"], figures["best"]["val/loss"]
     baseline = figures["last"]["val/mse_mean_baseline"]

@@ -116,8 +116,7 @@ def _train(
 
 def _trainer(*arguments: str) -> Command:
     """``python -m trainer`` in this process, for its figures."""
-    sys.argv[1:] = arguments
-    return Command()
+    return Command(list(arguments))
 
 
 def _table(results: dict[str, dict[str, dict[str, float]]], seconds: dict[str, float]) -> str:

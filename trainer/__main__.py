@@ -1,67 +1,61 @@
-"""Train, validate and test rating models: ``python -m trainer --help``."""
+"""Train models that rate piano performances, on shards that packer made."""
 
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
-from types import TracebackType
+from importlib import import_module
+from typing import Protocol, cast
 
-from shards.errors import DataError
-from trainer.command import Command
+# A command is a line here and a module with ``main(name, argv)``, which gets the arguments behind
+# the name and returns an exit status. The module is imported when its command is called.
+COMMANDS = {
+    "fit": ("train a model, or go on with a run that was stopped", "trainer.command"),
+    "validate": ("figures of a checkpoint on the val split", "trainer.command"),
+    "test": ("figures of a checkpoint on the test split", "trainer.command"),
+}
+_USAGE = """usage: python -m trainer COMMAND [options]
 
-_OURS = ("loader", "shards", "trainer")
-# What Lightning says that would only puzzle a reader.
-_NOISE = (
-    # The feed restores its position by way of the data module, which Lightning cannot see.
-    ".*your dataloader is not resumable.*",
-    # A folder that holds last.ckpt is where a resumed run belongs.
-    "Checkpoint directory .* exists and is not empty.*",
-    # A resumed or validated run has a log folder of its own.
-    "The dirpath has changed from .*",
-    # Between libraries: Lightning's calls of torch and jsonargparse, main's of Lightning.
-    ".*LeafSpec.* is deprecated.*",
-    "(?s).*JsonargparseDeprecationWarning.*",
-    r"(?s).*was\s+deprecated\s+in\s+v4.*",
-    "LightningCLI's args parameter is intended.*",
-    # Short epochs are logged per epoch anyway.
-    "The number of training batches .* is smaller than the logging interval.*",
-)
+{about}
+
+commands:
+{commands}
+
+examples:
+  python -m trainer fit --config configs/experiment_10k.yaml --mode fusion
+  python -m trainer fit --config configs/demo.yaml --out runs/mine --data.batch_size 8
+  python -m trainer fit --config configs/demo.yaml --print_config    all keys and their values
+  python -m trainer test --config configs/experiment_10k.yaml --mode fusion
+
+fit goes on by itself where an earlier one of the same folder and config was stopped.
+python -m trainer COMMAND --help tells the options of a command."""
+
+
+class Main(Protocol):
+    """What the module of a command offers."""
+
+    def main(self, name: str, argv: list[str]) -> int:
+        """Run the command; return its exit status."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 1 if data or arguments are at fault."""
-    _quieten()
-    try:
-        Command(None if argv is None else list(argv))
-    except DataError as error:
-        return _fail(error)
-    except (ValueError, ImportError) as error:  # a bug, or a library's, ends in a traceback
-        if not raised_by_us(error.__traceback__):
-            raise
-        return _fail(error)
-    return 0
+    """Run a command; 0, 1 if data or arguments are at fault, 2 if there is no such command."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or given[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if given else 2
+    name, *rest = given
+    if name not in COMMANDS:
+        print(f"{usage()}\n\nerror: there is no command {name!r}", file=sys.stderr)
+        return 2
+    # PyTorch and Lightning take seconds to import: help comes before, and silence looks broken.
+    if "-h" not in rest and "--help" not in rest and "--print_config" not in rest:
+        print(f"{name}: starting PyTorch and Lightning ...", file=sys.stderr, flush=True)
+    return cast(Main, import_module(COMMANDS[name][1])).main(name, rest)
 
 
-def raised_by_us(trace: TracebackType | None) -> bool:
-    """Whether the innermost frame of a traceback is code of these packages."""
-    module = ""
-    while trace is not None:
-        module = str(trace.tb_frame.f_globals.get("__name__", ""))
-        trace = trace.tb_next
-    return module.partition(".")[0] in _OURS
-
-
-def _quieten() -> None:
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message)
-    # An advertisement for another logger, at every start.
-    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    log.addFilter(lambda record: "litlogger" not in record.getMessage())
-
-
-def _fail(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
+def usage() -> str:
+    """What ``--help`` prints: the commands, each in a line, and examples."""
+    lines = (f"  {name:<10} {text}" for name, (text, _) in COMMANDS.items())
+    return _USAGE.format(about=__doc__, commands="\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ Figures = dict[str, float | None]
 class History(Callback):
     """Keeps the figures before training, of the first, the last and the best epoch.
 
-    They are written to ``metrics.json`` in the log folder after every epoch, and summed up
+    They are written to ``metrics.json`` in the run's folder after every epoch, and summed up
     in one line at the end.
     """
 
@@ -31,15 +31,12 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         figures = _figures(trainer.callback_metrics) | {"epoch": trainer.current_epoch}
         self.epochs = updated(self.epochs, figures)
-        # Asked on every rank: Lightning broadcasts the answer, and rank 0 alone would wait.
-        folder = trainer.log_dir
-        if trainer.is_global_zero and folder:
-            _write(Path(folder) / NAME, self.epochs)
+        if trainer.is_global_zero:
+            _write(Path(trainer.default_root_dir) / NAME, self.epochs)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = str(trainer.log_dir)
         if trainer.is_global_zero and "last" in self.epochs:
-            print(summary(self.epochs, folder=folder), flush=True)
+            print(summary(self.epochs, folder=trainer.default_root_dir), flush=True)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

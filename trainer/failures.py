@@ -1,0 +1,63 @@
+"""How the trainer's commands fail: one line for what a user can mend, a traceback for a bug."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+
+from shards.errors import DataError
+
+_OURS = ("loader", "shards", "trainer")
+# What Lightning says that would only puzzle a reader.
+_NOISE = (
+    # The feed restores its position by way of the data module, which Lightning cannot see.
+    ".*your dataloader is not resumable.*",
+    # A folder that holds last.ckpt is where a resumed run belongs.
+    "Checkpoint directory .* exists and is not empty.*",
+    # A resumed or validated run has a log folder of its own.
+    "The dirpath has changed from .*",
+    # Between libraries: Lightning's calls of torch and jsonargparse, main's of Lightning.
+    ".*LeafSpec.* is deprecated.*",
+    "(?s).*JsonargparseDeprecationWarning.*",
+    r"(?s).*was\s+deprecated\s+in\s+v4.*",
+    "LightningCLI's args parameter is intended.*",
+    # Short epochs are logged per epoch anyway.
+    "The number of training batches .* is smaller than the logging interval.*",
+)
+
+
+def run(action: Callable[[], object]) -> int:
+    """Run a command; return 0, or 1 if data or arguments are at fault."""
+    _quieten()
+    try:
+        action()
+    except DataError as error:
+        return _fail(error)
+    except (ValueError, ImportError) as error:  # a bug, or a library's, ends in a traceback
+        if not raised_by_us(error.__traceback__):
+            raise
+        return _fail(error)
+    return 0
+
+
+def raised_by_us(trace: TracebackType | None) -> bool:
+    """Whether the innermost frame of a traceback is code of these packages."""
+    module = ""
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        trace = trace.tb_next
+    return module.partition(".")[0] in _OURS
+
+
+def _quieten() -> None:
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+    # An advertisement for another logger, at every start.
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    log.addFilter(lambda record: "litlogger" not in record.getMessage())
+
+
+def _fail(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
