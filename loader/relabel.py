@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import Any
 
+import orjson
+
 from loader.recipe import Labels
 from loader.transfer import read_url
 from shards.errors import AnnotationError
@@ -73,14 +75,17 @@ def read_labels(url: str, options: dict[str, Any] | None = None) -> LabelTable:
     for line, text in enumerate(BytesIO(read_url(url, options)), 1):
         try:
             if text := text.strip():
-                table.add(*_parse(text.decode()))
+                table.add(*_parse(text))
         except (ValueError, OverflowError, RecursionError) as error:
             raise AnnotationError(f"{url}:{line}: {error}") from error
     return table
 
 
-def _parse(text: str) -> tuple[str, dict[str, Any]]:
-    record = json.loads(text)
+def _parse(text: bytes) -> tuple[str, dict[str, Any]]:
+    try:
+        record = orjson.loads(text)
+    except orjson.JSONDecodeError:  # json lets a NaN pass, whose label can be named then
+        record = json.loads(text.decode())
     if not isinstance(record, dict) or not isinstance(record.get("key"), str):
         raise ValueError("an object with a key and labels is expected")
     own = record.get("labels")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from loader.audio import decode_window, duration_s
+from loader.audio import copy_samples, decode_window, duration_s
 from shards.errors import DecodeError
 from shards.npy import npy_view
 
@@ -212,6 +212,22 @@ def npy(samples: np.ndarray) -> bytes:
     target = BytesIO()
     np.save(target, samples)
     return target.getvalue()
+
+
+def test_every_16_bit_sample_becomes_its_fraction_of_full_scale():
+    samples = np.arange(-(2**15), 2**15).astype(np.int16)
+    out = np.full(len(samples), 7, np.float32)
+    assert copy_samples(samples, out) == len(samples)
+    np.testing.assert_array_equal(out, samples / np.float32(2**15))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+@pytest.mark.parametrize(("stored", "room"), [(5, 8), (8, 5), (0, 3)])
+def test_as_many_samples_are_copied_as_both_sides_hold(dtype, stored, room):
+    out = np.full(room, 7, dtype)
+    assert copy_samples(np.full(stored, 2**14, np.int16), out) == min(stored, room)
+    copied = 0.5 if dtype == np.float32 else 2**14
+    assert out.tolist() == [copied] * min(stored, room) + [7] * (room - min(stored, room))
 
 
 def test_npy_of_another_rate_is_resampled():
