@@ -287,11 +287,23 @@ def _warn(opened: _Opened, shuffle: Shuffle, subset: int | None) -> None:
             "epoch fetches them all at once, and again where the cache does not hold them: pass "
             "shuffle=N, or fetch them first with: python -m loader stage"
         )
+    elif shuffle and opened.store.fetches:
+        samples = min(int(shuffle), sum(int(source.rows.sum()) for source in opened.sources))
+        _compare_window(samples * opened.store.mean_sample_bytes, opened.store.cache_bytes)
     if subset is not None and any(source.is_foreign for source in opened.sources):
         log.warning(
             "subset=%d takes whole shards, and nothing says that these were shuffled when they "
             "were written: it may be one-sided",
             subset,
+        )
+
+
+def _compare_window(window_bytes: float, cache_bytes: int) -> None:
+    if window_bytes > cache_bytes:
+        log.warning(
+            "shuffle mixes shards of %.1f MB, more than the %.1f MB that the cache may have: they "
+            "are fetched several times an epoch; raise cache_bytes or lower shuffle",
+            *(window_bytes / 1e6, cache_bytes / 1e6),
         )
 
 

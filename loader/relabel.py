@@ -1,6 +1,7 @@
 """New ratings over the same shards: a JSONL of keys and labels."""
 
 import json
+import logging
 import math
 from array import array
 from collections.abc import Iterator, Mapping
@@ -13,13 +14,18 @@ from loader.recipe import Labels
 from loader.transfer import read_url
 from shards.errors import AnnotationError
 
+log = logging.getLogger(__name__)
+
 _NUMBERS = {int, float}  # and no bool
+_SUSPICIOUS = 64  # samples in a row, from the first on, of which the file has none
 
 
 class LabelTable(Mapping[str, Labels]):
     """Labels by key, as one array of numbers: a dict a key would take ten times the memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "labels") -> None:
+        """An empty table; a warning names it once many keys were looked up and none found."""
+        self._name, self._misses, self._matches = name, 0, False
         self._rows: dict[str, int] = {}
         self._names: dict[tuple[str, ...], tuple[str, ...]] = {}  # each layout once
         self._layouts: list[tuple[str, ...]] = []
@@ -50,7 +56,11 @@ class LabelTable(Mapping[str, Labels]):
         return list(dict.fromkeys(name for names in self._names for name in names))
 
     def __getitem__(self, key: str) -> Labels:
-        row = self._rows[key]
+        row = self._rows.get(key)
+        if row is None:
+            self._miss(key)
+            raise KeyError(key)
+        self._matches = True
         names, start = self._layouts[row], self._starts[row]
         values = self._values[start : start + len(names)]
         pairs = zip(names, values, strict=True)
@@ -62,6 +72,17 @@ class LabelTable(Mapping[str, Labels]):
     def __len__(self) -> int:
         return len(self._rows)
 
+    def _miss(self, key: str) -> None:
+        """Note a key without labels; threads may miscount, which only moves the warning."""
+        self._misses += 1
+        if self._misses >= _SUSPICIOUS and not self._matches:
+            self._matches = True  # said once
+            log.warning(
+                "labels=%r: none of the first %d samples is among its %d keys, such as %r; theirs "
+                "are such as %r, and keep the labels they were packed with",
+                *(self._name, self._misses, len(self), next(iter(self), ""), key),
+            )
+
 
 def read_labels(url: str, options: dict[str, Any] | None = None) -> LabelTable:
     """Labels by key.
@@ -71,7 +92,7 @@ def read_labels(url: str, options: dict[str, Any] | None = None) -> LabelTable:
             label that is neither a finite number nor null, or a key that came before.
         FileNotFoundError: if there is no such file.
     """
-    table = LabelTable()
+    table = LabelTable(url)
     for line, text in enumerate(BytesIO(read_url(url, options)), 1):
         try:
             if text := text.strip():

@@ -49,3 +49,11 @@ def test_what_is_no_key_epoch_state_or_device_is_refused(dataset):
             pipe.load_state_dict(None)
     with pytest.raises(ValueError, match="device='gpu'"):
         make_pipeline(dataset, device="gpu", **SMALL)
+
+
+@pytest.mark.parametrize(("shuffle", "told"), [(0, False), (10, False), (1000, True)])
+def test_a_cache_smaller_than_what_is_mixed_is_told(dataset, tmp_path, caplog, shuffle, told):
+    size = sum(path.stat().st_size for path in dataset.glob("*.tar"))
+    options = {"cache_dir": tmp_path / "cache", "cache_bytes": size // 2, "cache_mount": True}
+    with make_pipeline(dataset, shuffle=shuffle, **options, **SMALL):
+        assert ("fetched several times an epoch" in caplog.text) == told

@@ -54,3 +54,13 @@ def test_a_wrong_line_is_named(tmp_path, line, reason):
     path.write_bytes(json.dumps(GOOD).encode() + b"\n\n" + line + b"\n")
     with pytest.raises(AnnotationError, match=rf"l\.jsonl:3: .*{reason}"):
         read_labels(str(path))
+
+
+@pytest.mark.parametrize("matching", [0, 1])
+def test_labels_of_other_samples_are_told_once(tmp_path, caplog, matching):
+    labels = read_labels(write(tmp_path / "l.jsonl", GOOD))
+    for key in ["a"] * matching + [f"b{number}" for number in range(500)]:
+        labels.get(key, {})
+    told = [] if matching else ["none of the first 64 samples is among its 1 keys, such as 'a'"]
+    assert [line for line in told if line in caplog.text] == told
+    assert len(caplog.records) == len(told)
