@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
+SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check docs bench bench-record clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python benchmarks/demo.py --work $(DEMO)
@@ -16,6 +17,11 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(SITE)
+
+# The site of all documents, in build/site.
+docs: $(VENV)/.installed
+	$(SITE)
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/streaming.py --quick
@@ -24,7 +30,7 @@ bench: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[trainer,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[trainer,test,docs]'
 	touch $@
 
 clean:

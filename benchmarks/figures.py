@@ -1,17 +1,26 @@
-"""Writes the figures of README.md and docs/benchmarks.md out of the recorded results.
+"""Writes the figures of README.md and docs/ out of the recorded results.
 
 python benchmarks/figures.py            after benchmarks/NAME.py --out benchmarks/results/NAME.json
 
-They are never typed.
+They are never typed: what stands between ``<!-- figures: NAME -->`` and ``<!-- end of figures -->``
+is one of BLOCKS, docs/benchmarks.md is all that was recorded, and pictures are drawn anew.
 """
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import picture
+
+Report = dict[str, Any]
+Found = dict[str, Report]
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+WITH_BLOCKS = ("README.md",)
+PAGE = "docs/benchmarks.md"
 TITLES = {
     "streaming": "Streaming, against webdataset and bare loops",
     "mount": "From a slow mount",
@@ -22,32 +31,58 @@ TITLES = {
     "packing_mount": "Packing from a slow mount",
     "planning": "Planning a million samples",
 }
-_BEGIN = "<!-- figures: benchmarks/results/streaming.json -->"
-_END = "<!-- end of figures -->"
+# What the README says: a sentence, the benchmark and its ratio.
+HEADLINES = (
+    ("FLAC clips, against webdataset", "streaming", "FLAC: this loader / webdataset"),
+    (
+        "FLAC clips, against a bare decoding loop of as many processes",
+        "streaming",
+        "FLAC: this loader / bare loop",
+    ),
+    ("decoded clips, against webdataset", "streaming", "decoded: this loader / webdataset"),
+    ("decoded clips, against FLAC", "streaming", "decoded / FLAC"),
+    ("first epoch from a slow mount, against file by file", "mount", "files / streamed"),
+    ("first epoch from a slow mount, against its link", "mount", "link / first epoch, streamed"),
+    ("ten-second windows, against decoding whole recordings", "windows", "windows / whole"),
+)
+_BLOCK = re.compile(r"(<!-- figures: (.+?) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
 def main() -> None:
     found = reports()
-    README.write_text(with_figures(README.read_text(), found["streaming"]))
-    PAGE.write_text(page(found))
+    for name, text in documents(found).items():
+        (ROOT / name).write_text(text)
+    for name, (source, draw) in PICTURES.items():
+        draw(found[source], ROOT / name)
 
 
-def reports() -> dict[str, dict[str, Any]]:
+def reports() -> Found:
     """What was recorded, by the name of the benchmark."""
     paths = {name: RESULTS / f"{name}.json" for name in TITLES}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
-def with_figures(text: str, report: dict[str, Any]) -> str:
-    """The text with the table of rates between its markers."""
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    pairs = ", ".join(f"{name}: {ratio:.2f}" for name, ratio in report["ratios"].items())
-    compared = f"Ten-second clips with MIDI and labels. Best settings compared: {pairs}."
-    return f"{before}{_BEGIN}\n{rates(report)}\n\n{compared} {told(report)}\n{_END}{after}"
+def documents(found: Found) -> dict[str, str]:
+    """The documents with figures as they should be, by their paths in the repository."""
+    filled = {name: fill((ROOT / name).read_text(), found) for name in WITH_BLOCKS}
+    return filled | {PAGE: page(found)}
 
 
-def page(found: dict[str, dict[str, Any]]) -> str:
+def fill(text: str, found: Found) -> str:
+    """A text with its blocks of figures written anew."""
+    return _BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]](found)}\n{block[3]}", text)
+
+
+def headlines(found: Found) -> str:
+    """The ratios that say most, each with the benchmark and the commit that it is from."""
+    rows = [(text, name, found[name]["ratios"][key]) for text, name, key in HEADLINES]
+    lines = ["| what | times as fast | from |", "| --- | --- | --- |"]
+    lines += [f"| {text} | {ratio:.3g} | {_source(name, found)} |" for text, name, ratio in rows]
+    machines = dict.fromkeys(_processor(found[name]) for _, name, _ in rows)
+    return "\n".join([*lines, "", f"Ten-second clips with MIDI and labels; {'; '.join(machines)}."])
+
+
+def page(found: Found) -> str:
     """All that was recorded, each with its command, machine and commit."""
     parts = [
         "# Benchmarks",
@@ -66,14 +101,14 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def rates(report: dict[str, Any]) -> str:
+def rates(report: Report) -> str:
     """Samples a second of all that was measured."""
     lines = ["| what | samples/s |", "| --- | --- |"]
     found = report["samples_per_s"].items()
     return "\n".join([*lines, *(f"| {name} | {rate['median']:.0f} |" for name, rate in found)])
 
 
-def figures(report: dict[str, Any]) -> str:
+def figures(report: Report) -> str:
     """Medians with their units."""
     lines = ["| what | median |", "| --- | --- |"]
     for name, units in report["figures"].items():
@@ -82,20 +117,38 @@ def figures(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def ratios(report: dict[str, Any]) -> str:
+def ratios(report: Report) -> str:
     lines = ["| ratio | |", "| --- | --- |"]
     return "\n".join([*lines, *(f"| {name} | {r:.3g} |" for name, r in report["ratios"].items())])
 
 
-def told(report: dict[str, Any]) -> str:
+def told(report: Report) -> str:
     """How and on what it was measured."""
-    machine = report["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    versions = ", ".join(f"{name} {v}" for name, v in report["machine"]["versions"].items())
+    return f"Medians of `{report['command']}` on {_machine(report)}; {versions}."
+
+
+def _machine(report: Report) -> str:
     return (
-        f"Medians of `{report['command']}` on {machine['cores']} cores "
-        f"({machine['processor']}), {machine['date']}, commit {machine['commit']}; {versions}."
+        f"{_processor(report)}, {report['machine']['date']}, commit {report['machine']['commit']}"
     )
 
+
+def _processor(report: Report) -> str:
+    return f"{report['machine']['cores']} cores ({report['machine']['processor']})"
+
+
+def _source(name: str, found: Found) -> str:
+    """Where a figure is from, with a link to the page of all figures."""
+    anchor = re.sub(r"[^a-z0-9 -]", "", TITLES[name].lower()).replace(" ", "-")
+    return f"[{name}]({PAGE}#{anchor}), {found[name]['machine']['commit']}"
+
+
+BLOCKS: dict[str, Callable[[Found], str]] = {"headlines": headlines}
+# What a picture shows, and who draws it.
+PICTURES: dict[str, tuple[str, Callable[[Report, Path], None]]] = {
+    "docs/headline.svg": ("streaming", picture.draw),
+}
 
 if __name__ == "__main__":
     main()

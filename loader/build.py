@@ -119,7 +119,8 @@ def make_pipeline(
         max_error_rate: share of an epoch that may be skipped.
         verify_hash: check the SHA-256 of shards that lie on a disk, too, when they are first
             opened; what is fetched is always checked.
-        rank, world_size: None finds them: torch.distributed, torchrun's or srun's variables.
+        rank: of this process; None finds it: torch.distributed, torchrun's or srun's variables.
+        world_size: how many ranks there are; found in the same way.
         device: where batches arrive; None leaves them in memory. CUDA gets 16-bit audio over the
             bus, beside its computing, and makes float32 of it; where there is none, batches stay
             in memory, with a warning.

@@ -108,7 +108,8 @@ def read_notes(
 
     Args:
         data: content of a MIDI file.
-        start_s, end_s: the window in seconds; None is the end of the file.
+        start_s: where the window starts, in seconds.
+        end_s: where it ends; None is the end of the file.
         beat: beat in its bar at the file's start, for files cut in the middle of a bar.
 
     Raises:

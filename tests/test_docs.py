@@ -3,25 +3,36 @@
 import importlib
 import json
 import re
-import runpy
 
 import corpus
 import pytest
-from snippets import ROOT, blocks
+from snippets import DOCUMENTS, ROOT, blocks
 
 from packer.__main__ import main as packer
 
 
-def test_the_figures_are_those_of_the_recorded_runs():
-    figures = runpy.run_path(str(ROOT / "benchmarks" / "figures.py"))
-    found = figures["reports"]()
-    text = (ROOT / "README.md").read_text()
-    assert figures["with_figures"](text, found["streaming"]) == text
-    assert figures["page"](found) == (ROOT / "docs" / "benchmarks.md").read_text()
+@pytest.fixture
+def figures(monkeypatch):
+    """benchmarks/figures.py, as a module."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("figures")
+
+
+def test_the_figures_are_those_of_the_recorded_runs(figures):
+    for name, text in figures.documents(figures.reports()).items():
+        assert text == (ROOT / name).read_text(), f"{name}: run python benchmarks/figures.py"
+
+
+def test_the_pictures_are_drawn_from_the_recorded_runs(figures):
+    found = figures.reports()
+    for name, (source, _) in figures.PICTURES.items():
+        stamp = figures.picture.stamp(found[source])
+        assert stamp in (ROOT / name).read_text(), f"{name}: run python benchmarks/figures.py"
 
 
 def test_the_annotation_line_of_the_readme_is_packed(tmp_path):
-    (line,) = blocks("README.md", "json")
+    (block,) = blocks("README.md", "json")
+    line = block.code
     record = json.loads(line)
     corpus.write_sound(tmp_path / record["audio_path"], seconds=10.5)
     corpus.write_midi(tmp_path / record["midi_path"], onsets=[0, 3])
@@ -30,22 +41,9 @@ def test_the_annotation_line_of_the_readme_is_packed(tmp_path):
     assert packer([*command, "--workers", "0"]) == 0
 
 
-def test_the_streaming_example_of_the_readme_runs(tmp_path):
-    dataset = corpus.make_dataset(tmp_path, samples=16)
-    (code,) = blocks("README.md", "python")
-    code = code.replace("/content/drive/MyDrive/shards/train", str(dataset))
-    code = code.replace("/content/cache", str(tmp_path / "cache"))
-    names: dict = {}
-    exec(code, names)  # what a reader would paste
-    assert names["batch"]["audio"].shape == (16, 240000)
-    names["pipe"].load_state_dict(names["state"])
-    names["pipe"].close()
-
-
 @pytest.mark.parametrize("module", ["packer", "loader", "trainer"])
 def test_the_commands_of_the_documents_exist(module, capsys):
-    documents = ("README.md", "docs/composing.md")
-    text = "".join((ROOT / document).read_text() for document in documents)
+    text = "".join((ROOT / document).read_text() for document in DOCUMENTS)
     commands = set(re.findall(rf"python -m {module} ([a-z]+)", text))
     assert commands
     main = importlib.import_module(f"{module}.__main__").main
