@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _RESERVE_BYTES = 10 * 10**9
 _POLL_S = 0.05
 _REMOVAL_POLLS = 20
+_RELIEF_POLLS = 4  # what another process holds and does not read, it lets go of at its next sample
 
 
 class Pin:
@@ -61,6 +62,8 @@ class ShardCache:
             )
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._told = folder, False
+        self._pressure = folder / "pressure"
+        self._seen = _modified_ns(self._pressure)
         self.limit_bytes = _default_limit(folder) if limit_bytes is None else limit_bytes
 
     def acquire(
@@ -93,7 +96,7 @@ class ShardCache:
                 if alone and not path.exists():
                     hit = False
                     with _locked(self.folder / "room", stop):
-                        self._make_room(need_bytes, relieve)
+                        self._make_room(need_bytes, relieve, stop)
                         with writing(path.parent):
                             part_path(path, need_bytes).touch()  # takes the room it will need
                     fetch(path)
@@ -125,16 +128,26 @@ class ShardCache:
             with writing(path.parent):
                 write_whole(path, data)
 
-    def _make_room(self, need_bytes: int, relieve: Callable[[], None]) -> None:
+    def is_pressed(self) -> bool:
+        """Whether another process has asked for room since this was last called."""
+        modified_ns = _modified_ns(self._pressure)
+        pressed, self._seen = modified_ns != self._seen, modified_ns
+        return pressed
+
+    def _make_room(
+        self, need_bytes: int, relieve: Callable[[], None], stop: threading.Event
+    ) -> None:
         """Evict files, the least recently used first and none in use, until there is room."""
-        files = _files(self.folder)
-        excess = sum(size for _, size in files) + need_bytes - self.limit_bytes
-        if excess <= 0:
+        if sum(size for _, size in _files(self.folder)) + need_bytes <= self.limit_bytes:
             return
         relieve()  # or what was read would stay, and what is yet to be read would go
-        for path, size in files:
-            if excess > 0 and _evict(Path(path)):
-                excess -= size
+        excess = self._evict_all(need_bytes)
+        if excess > 0:
+            self._ask_others()
+        for _ in range(_RELIEF_POLLS):
+            if excess <= 0 or stop.wait(_POLL_S):
+                break
+            excess = self._evict_all(need_bytes)
         if excess > 0 and not self._told:
             self._told = True
             log.warning(
@@ -142,6 +155,21 @@ class ShardCache:
                 "raise cache_bytes or lower shuffle",
                 *(self.folder, self.limit_bytes, excess),
             )
+
+    def _evict_all(self, need_bytes: int) -> int:
+        """Evict as many files as are needed and can be spared; the bytes above the limit then."""
+        files = _files(self.folder)
+        excess = sum(size for _, size in files) + need_bytes - self.limit_bytes
+        for path, size in files:
+            if excess > 0 and _evict(Path(path)):
+                excess -= size
+        return excess
+
+    def _ask_others(self) -> None:
+        """Have other processes close the shards that they hold open and do not read."""
+        with suppress(OSError):  # a full disk: then they keep them
+            self._pressure.write_text(f"{os.getpid()} needs room\n")
+        self._seen = _modified_ns(self._pressure)
 
 
 def pin_if_cached(path: Path, *, stop: threading.Event) -> Pin | None:
@@ -168,6 +196,14 @@ def default_folder(environ: dict[str, str] | None = None) -> Path:
         return Path("/content/shard-cache")
     home = environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(home) / "shard-cache"
+
+
+def _modified_ns(path: Path) -> int:
+    """When a file was last written; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _default_limit(folder: Path) -> int:

@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from shards.reader import ShardReader
 log = logging.getLogger(__name__)
 
 _OPEN_SHARDS = 64
+_stores: "weakref.WeakSet[ShardStore]" = weakref.WeakSet()  # of this process
+_stores_lock = threading.Lock()
 _POLL_S = 0.1
 
 
@@ -76,6 +79,8 @@ class ShardStore:
         self._wanted: Counter[int] = Counter()  # shards that readers wait for
         self._coming: set[int] = set()  # shards on their way
         self._stop = threading.Event()
+        with _stores_lock:
+            _stores.add(self)
 
     @property
     def fetches(self) -> bool:
@@ -103,6 +108,8 @@ class ShardStore:
                 entry.users -= 1
                 self._close_idle(0 if self._stop.is_set() else _OPEN_SHARDS)
                 self._close_stale(number)
+            if self._cache is not None and self._cache.is_pressed():
+                _close_unused_of_all()
 
     @property
     def keeps_decoded(self) -> bool:
@@ -117,7 +124,7 @@ class ShardStore:
         assert self._cache is not None
         name = self._decoded_name(number)
         pin, there = self._cache.acquire(
-            name, make, need_bytes=need_bytes, stop=self._stop, relieve=self._close_unused
+            name, make, need_bytes=need_bytes, stop=self._stop, relieve=_close_unused_of_all
         )
         pin.release()
         if not there:
@@ -277,7 +284,7 @@ class ShardStore:
                 lambda path: self._transfer(number, path),
                 need_bytes=int(self.shards.sizes[number]),
                 stop=self._stop,
-                relieve=self._close_unused,
+                relieve=_close_unused_of_all,
             )
         if not there:
             self._stats.fetched(name)
@@ -362,6 +369,14 @@ class ShardStore:
                 return
             if not self._open[number].users:
                 self._open.pop(number).close()
+
+
+def _close_unused_of_all() -> None:
+    """Close what no thread of this process reads, in pipelines that stand idle, too."""
+    with _stores_lock:
+        stores = list(_stores)
+    for store in stores:
+        store._close_unused()
 
 
 def _first_samples(sources: Sequence[Source]) -> list[Positions]:
