@@ -11,8 +11,9 @@ _RECORD_BYTES = RECORD.itemsize
 
 
 def key_hash(key: str) -> int:
-    """BLAKE2b-64 of a key, read as a little-endian integer."""
-    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
+    """BLAKE2b-64 of a key, as it stands in the tar, read as a little-endian integer."""
+    name = key.encode("utf-8", "surrogateescape")
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
 
 
 def keys_bytes(shards: Iterable[Iterable[str]]) -> bytes:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any, overload
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shards import values
 from shards.columns import Strings
 from shards.errors import ManifestError, ShardError
 
@@ -17,6 +19,11 @@ NAME = "manifest.json"
 FORMAT_VERSION = 1
 _KIND = "wids-shard-index-v1"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_FIELD = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")  # of a field's name, and of its extension
+_MOST_SAMPLES = 1 << 24  # of a shard: their headers alone are 8 GB
+_MOST_BYTES = 1 << 50  # of a shard
+_MOST_BYTES_OF_ALL = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,21 +189,23 @@ def load_manifest(data: bytes, *, name: str) -> Manifest:
     document = _parse(data, name)
     try:
         shards = ShardTable.of([_shard(entry) for entry in document["shardlist"]])
-        labels = {label: LabelStats(**stats) for label, stats in document.get("labels", {}).items()}
+        labels = {name: _stats(name, own) for name, own in document.get("labels", {}).items()}
         manifest = Manifest(
             name=str(document.get("name", "")),
             shards=shards,
             description=str(document.get("description") or ""),
-            fields=dict(document.get("fields", {})),
+            fields=_fields(document.get("fields", {})),
             labels=labels,
             options=dict(document.get("options", {})),
-            duration_s=float(document.get("duration_s", 0.0)),
+            duration_s=_amount(document.get("duration_s", 0.0), "duration_s"),
             packer_version=str(document.get("packer_version", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ManifestError(f"{name}: damaged: {type(error).__name__}: {error}") from error
     for url in shards.urls:
         _require_inside(url, name)
+    if manifest.bytes > _MOST_BYTES_OF_ALL:
+        raise ManifestError(f"{name}: claims {manifest.bytes} bytes: too many to be true")
     return manifest
 
 
@@ -244,19 +253,49 @@ def _parse(data: bytes, name: str) -> dict[str, Any]:
 
 def _shard(entry: Mapping[str, Any]) -> ShardInfo:
     size, digest = entry.get("filesize"), entry.get("sha256")
-    nsamples = int(entry["nsamples"])
+    url, nsamples = str(entry["url"]), int(entry["nsamples"])
     if nsamples < 0 or (size is not None and int(size) < 0):
-        raise ValueError(f"negative size of {entry['url']!r}")
+        raise ValueError(f"negative size of {url!r}")
+    if nsamples > _MOST_SAMPLES or (size is not None and int(size) > _MOST_BYTES):
+        raise ValueError(f"{url!r} claims {nsamples} samples in {size} bytes: too many to be true")
     return ShardInfo(
-        str(entry["url"]),
+        url,
         nsamples,
         None if size is None else int(size),
         None if digest is None else str(digest),
     )
 
 
+def _stats(name: str, entry: Mapping[str, Any]) -> LabelStats:
+    stats = LabelStats(**entry)
+    if any(values.number(value) is None for value in entry.values()):
+        raise ValueError(f"statistics of label {name!r} are no numbers")
+    return stats
+
+
+def _fields(entry: Any) -> dict[str, str]:
+    fields = dict(entry)
+    for text in (*fields, *fields.values()):
+        if not isinstance(text, str) or not _FIELD.fullmatch(text):
+            raise ValueError(f"{text!r} is neither a field nor an extension")
+    return fields
+
+
+def _amount(value: Any, name: str) -> float:
+    amount = values.number(value)
+    if amount is None or amount < 0:
+        raise ValueError(f"{name} must be a number from 0, got {value!r:.100}")
+    return amount
+
+
 def _require_inside(url: str, name: str) -> None:
-    """Shards lie in the manifest's folder: a manifest must not make a reader open other places."""
-    elsewhere = _SCHEME.match(url) or url.startswith(("/", "\\", "~")) or ".." in url.split("/")
-    if not url or elsewhere or "::" in url or "\0" in url:
+    """Shards lie in the manifest's folder: a manifest must not make a reader open other places.
+
+    Their names end with ``.tar``, so that none takes the place of another file in the cache.
+    """
+    plain = unquote(url)  # as a web server takes it
+    elsewhere = _SCHEME.match(url) or plain.startswith(("/", "\\", "~")) or "://" in plain
+    if not url or elsewhere or "\0" in plain or ".." in re.split(r"[/\\]", plain) or "::" in plain:
         raise ManifestError(f"{name}: shard {url!r} lies outside the dataset's folder")
+    if _CONTROL.search(plain) or not url.endswith(".tar"):
+        raise ManifestError(f"{name}: {url!r} is no name of a shard: it must end with .tar")

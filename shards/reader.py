@@ -1,6 +1,7 @@
 """Random access to the samples of a tar shard, by position."""
 
 import os
+import stat
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -45,10 +46,15 @@ class LocalFile:
 
         Raises:
             OSError: if it cannot be opened.
+            ShardError: if it is a pipe, device or folder: reading one may never end.
         """
         self.name = str(path)
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size = os.fstat(self.descriptor).st_size
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        status = os.fstat(self.descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise ShardError(f"{path}: is no plain file, and so no shard")
+        self.size = status.st_size
 
     def expect(self, start: int, stop: int) -> None: ...
 
@@ -172,7 +178,9 @@ class ShardReader:
         return bytes(data)
 
     def _index(self, samples: int | None, index: Path | bytes | None) -> Offsets:
-        data = index.read_bytes() if isinstance(index, Path) and index.exists() else index
+        data = index
+        if samples is not None and isinstance(index, Path) and index.exists():
+            data = _index_bytes(index, samples)
         if samples is None or not isinstance(data, bytes):
             return self._scan(samples)
         self._members = [None] * samples
@@ -200,3 +208,12 @@ class ShardReader:
             raise ShardError(f"{self._file.name}: holds {len(found)} samples, not {samples}")
         self._members = [tuple(members) for members in found]
         return np.array([*(members[0].header for members in found), end], dtype=np.uint64)
+
+
+def _index_bytes(path: Path, samples: int) -> bytes:
+    """Content of an index, but no more of it than would be too much."""
+    file = LocalFile(path)
+    try:
+        return file.read_at(0, 8 * (samples + 2))
+    finally:
+        file.close()

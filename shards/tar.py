@@ -15,9 +15,15 @@ ReadAt = Callable[[int, int], bytes | memoryview]
 _REGULAR = b"0\x007"  # type flags of plain files: "0", NUL of old tars, "7" contiguous
 _EXTENSION_HEADERS = b"LKxgXN"  # GNU long names, PAX records: they describe what follows
 _DIRECTORY = b"5"
+_PAX = (b"path", b"size")  # all that is kept of PAX records
 _COUNT = re.compile(rb"[0-9]{1,20}")
 _SIDE_DATA = re.compile(r"__[^/]*__(/|$)")  # webdataset's own convention for dataset-wide files
 _MAX_EXTENSION_BYTES = 1 << 20  # a longer name or PAX record is an attack, not a name
+_MAX_NAME = 4096  # characters; no system opens a longer path
+# names that lead out of the folder a tar is unpacked in, or steer the terminal they are printed on
+_ABSOLUTE_OR_UP = re.compile(r"/|(?:.*/)?\.\.(?:/|$)", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_HERE = re.compile(r"(?:\./+)+")
 _MAX_SIZE = 1 << 62  # offsets past it overflow what the system can seek to
 
 
@@ -54,8 +60,8 @@ def split_name(name: str) -> tuple[str, str] | None:
     The key is the folder and the base name up to its first dot: ``a/b.c.WAV`` is
     ``("a/b", "c.wav")``. Dot files, names without a dot and ``__side data__`` are no members.
     """
-    while name.startswith("./"):
-        name = name[2:].lstrip("/")
+    if (here := _HERE.match(name)) is not None:
+        name = name[here.end() :]
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
     if not stem or not dot or _SIDE_DATA.match(name):
@@ -72,8 +78,8 @@ def walk(read_at: ReadAt, start: int, stop: int | None) -> Iterator[Member]:
             is where the end-of-archive blocks start.
 
     Raises:
-        ShardError: if a header is damaged, an entry is cut short, or one is a link, device or
-            sparse file.
+        ShardError: if a header is damaged, an entry is cut short, one is a link, device or
+            sparse file, or its name leads out of a folder or holds control characters.
     """
     for entry in _entries(read_at, start, stop):
         if entry.kind in _REGULAR and (split := split_name(entry.name)):
@@ -91,6 +97,7 @@ def scan(read_at: ReadAt) -> tuple[list[list[Member]], int]:
             or if the tar lacks its end-of-archive blocks and so was cut off.
     """
     samples: dict[str, list[Member]] = {}
+    seen: set[str] = set()  # extensions of the last sample
     last, end = "", 0
     for entry in _entries(read_at, 0, None):
         end = entry.start + entry.size + -entry.size % BLOCK
@@ -103,11 +110,14 @@ def scan(read_at: ReadAt) -> tuple[list[list[Member]], int]:
                 f"members of sample {key!r} lie apart from each other: one is at byte "
                 f"{entry.header}"
             )
-        if any(extension == other.extension for other in members):
+        if not members:
+            seen.clear()
+        if extension in seen:
             raise ShardError(
                 f"sample {key!r} has two members .{extension}, the second at byte {entry.header}"
             )
         members.append(Member(key, extension, entry.header, entry.start, entry.size))
+        seen.add(extension)
         last = key
     return list(samples.values()), end
 
@@ -144,6 +154,7 @@ def _entries(read_at: ReadAt, start: int, stop: int | None) -> Iterator[_Entry]:
             long_name, pax = _extension(read_at, kind, data, size, long_name, pax)
             continue
         name = pax.get("path") or long_name or _name(block)
+        _require_harmless(name, data - BLOCK)
         if kind not in _REGULAR + _DIRECTORY:
             raise ShardError(f"{name!r} is of tar type {kind!r}: only plain files are read")
         yield _Entry(name, kind, header, data, size)
@@ -158,7 +169,7 @@ def _extension(
         raise ShardError(f"an extended header at byte {data} claims {size} bytes")
     content = bytes(read_at(data, size))
     if kind == b"L":
-        return content.split(b"\0", 1)[0].decode("utf-8", "surrogateescape"), pax
+        return content.partition(b"\0")[0].decode("utf-8", "surrogateescape"), pax
     if kind == b"x":
         return long_name, pax | _pax_records(content, data)
     return long_name, pax
@@ -169,18 +180,30 @@ def _pax_records(content: bytes, offset: int) -> dict[str, str]:
     records: dict[str, str] = {}
     at = 0
     while at < len(content) and content[at] != 0:
-        digits, _, rest = content[at:].partition(b" ")
-        length = int(digits) if _COUNT.fullmatch(digits) else 0
-        name, equals, value = rest[: length - len(digits) - 2].partition(b"=")
-        if not length or not equals:
+        space = content.find(b" ", at, at + 21)
+        digits = content[at : max(at, space)]
+        stop = at + int(digits) if _COUNT.fullmatch(digits) else 0
+        name, equals, value = content[space + 1 : max(0, stop - 1)].partition(b"=")
+        if not equals or content[stop - 1 : stop] != b"\n":
             raise ShardError(f"damaged PAX header at byte {offset}")
         if name.startswith(b"GNU.sparse"):
             raise ShardError(f"sparse file at byte {offset}")
-        records[name.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        at += length
+        if name in _PAX:
+            records[name.decode()] = value.decode("utf-8", "surrogateescape")
+        at = stop
     if not _COUNT.fullmatch(records.get("size", "0").encode("utf-8", "surrogateescape")):
         raise ShardError(f"damaged PAX header at byte {offset}: size={records['size']!r}")
     return records
+
+
+def _require_harmless(name: str, offset: int) -> None:
+    """Refuse a name that may do harm where somebody unpacks the tar, or prints the name."""
+    if len(name) > _MAX_NAME:
+        raise ShardError(f"the entry at byte {offset} has a name of {len(name)} characters")
+    if _ABSOLUTE_OR_UP.match(name):
+        raise ShardError(f"{name!r}, at byte {offset}, leads out of the folder of its tar: refused")
+    if _CONTROL.search(name):
+        raise ShardError(f"{name!r}, at byte {offset}, holds control characters: refused")
 
 
 def _name(block: bytes | memoryview) -> str:
