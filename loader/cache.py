@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _RESERVE_BYTES = 10 * 10**9
 _POLL_S = 0.05
 _REMOVAL_POLLS = 20
-_RELIEF_POLLS = 4  # what another process holds and does not read, it lets go of at its next sample
+_RELIEF_POLLS = 20  # what another process holds and does not read, it lets go of at its next sample
 
 
 class Pin:
@@ -144,7 +144,7 @@ class ShardCache:
         excess = self._evict_all(need_bytes)
         if excess > 0:
             self._ask_others()
-        for _ in range(_RELIEF_POLLS):
+        for _ in range(1 if self._told else _RELIEF_POLLS):
             if excess <= 0 or stop.wait(_POLL_S):
                 break
             excess = self._evict_all(need_bytes)
