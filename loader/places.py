@@ -14,7 +14,7 @@ from shards.mounts import file_system, is_local, on_colab
 
 DRIVE = Path("/content/drive")
 
-_MOUNT_DRIVE = "from google.colab import drive; drive.mount('/content/drive')  # in a notebook cell"
+MOUNT_DRIVE = "from google.colab import drive; drive.mount('/content/drive')  # in a notebook cell"
 _SLOW_DISK = 100e6  # bytes a second under which a disk holds streaming up
 _SLOW_MOUNT = 5e6
 _FREE_BYTES = 10 * 10**9
@@ -61,7 +61,7 @@ def check_drive() -> Iterator[Finding]:
     if not on_colab():
         return
     if is_local(DRIVE):
-        yield Finding("warn", "Drive", "is not mounted", _MOUNT_DRIVE)
+        yield Finding("warn", "Drive", "is not mounted", MOUNT_DRIVE)
     else:
         yield from check_path(DRIVE / "MyDrive")
 
@@ -69,7 +69,7 @@ def check_drive() -> Iterator[Finding]:
 def check_path(path: Path) -> Iterator[Finding]:
     """A folder or file that is to be read: latency and speed of a few files in it."""
     if not path.exists():
-        remedy = _MOUNT_DRIVE if path.is_relative_to(DRIVE) else f"ls {path.parent}"
+        remedy = MOUNT_DRIVE if path.is_relative_to(DRIVE) else f"ls {path.parent}"
         yield Finding("fail", str(path), "does not exist", remedy)
         return
     kind = file_system(path)

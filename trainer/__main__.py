@@ -11,6 +11,7 @@ COMMANDS = {
     "fit": ("train a model, or go on with a run that was stopped", "trainer.command"),
     "validate": ("figures of a checkpoint on the val split", "trainer.command"),
     "test": ("figures of a checkpoint on the test split", "trainer.command"),
+    "preflight": ("what would stop or slow a run, before it begins", "trainer.preflight"),
 }
 _USAGE = """usage: python -m trainer COMMAND [options]
 

@@ -6,12 +6,15 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from trainer.callbacks import make_callbacks
+from trainer.checks import require_fit
 from trainer.data import PianoData
 from trainer.failures import run
 from trainer.models import Mode
 from trainer.module import Rater
+from trainer.plan import plan_of
 
 _RUNS = Path("runs")
 
@@ -89,9 +92,15 @@ class Command(LightningCLI):
         return Path(given) if given else _RUNS / run_name(asked.config, asked.mode)
 
     def before_instantiate_classes(self) -> None:
-        """Load checkpoints as plain tensors and values, whatever the file claims to be."""
+        """Load checkpoints as plain tensors and values; look at what a run needs before it begins.
+
+        Raises:
+            ValueError: it would fail; what is wrong was printed, with its remedies.
+        """
         if self.subcommand:
             self.asked.weights_only = True
+        if self.subcommand == "fit" and not getattr(rank_zero_only, "rank", 0):
+            require_fit(plan_of(self.asked.as_dict(), self.folder))
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Add folder, logger and callbacks of a run."""

@@ -1,0 +1,262 @@
+"""python -m trainer preflight: every trouble is named, with the command that mends it."""
+
+import json
+import shutil
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from corpus import SAMPLE_RATE, write_annotations
+
+from loader import places
+from loader.disk import ReadRate
+from loader.finding import Finding
+from packer.build import build
+from packer.options import Options
+from shards.reader import ShardReader
+from trainer import preflight_model
+from trainer.preflight import findings, main, read_plan
+from trainer.preflight_loading import Loaded, judge_loading
+from trainer.preflight_model import OutOfMemoryError, Step, check_step, largest, largest_by_line
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [
+    # Lightning calls a function that torch has renamed.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),
+]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train and val, of 24 and 8 samples; every fourth lacks one of two labels."""
+    folder = tmp_path_factory.mktemp("preflight")
+    options = Options(
+        sample_rate=SAMPLE_RATE, split={"train": 0.75, "val": 0.25}, shard_bytes=10**5
+    )
+    path = write_annotations(folder, samples=32, seconds=0.5)
+    build(path, str(folder / "shards"), options=options, workers=0, progress=False)
+    return folder / "shards"
+
+
+def options(shards: Path | str, folder: Path, **changed: object) -> list[str]:
+    """Arguments of a run of the demo config, small."""
+    values = {
+        "out": folder / "run",
+        "data.shards": shards,
+        "data.sample_rate": SAMPLE_RATE,
+        "data.clip_seconds": 0.5,
+        "data.batch_size": 4,
+        "data.cache_dir": folder / "cache",
+        "model.dim": 16,
+        "model.n_mels": 16,
+        "model.n_fft": 256,
+        **{name.replace("__", "."): value for name, value in changed.items()},
+    }
+    config = ["--config", str(ROOT / "configs" / "demo.yaml"), "--mode=midi"]
+    return [*config, *(f"--{name}={value}" for name, value in values.items())]
+
+
+def bad(found: list[Finding]) -> dict[str, Finding]:
+    """What failed, by subject; each has a remedy."""
+    failures = {one.subject: one for one in reversed(found) if one.state == "fail"}
+    assert all(one.remedy for one in failures.values()), failures
+    return failures
+
+
+def looked(arguments: list[str]) -> list[Finding]:
+    return list(findings(arguments, short=True))
+
+
+def test_a_sound_run_passes_and_tells_what_it_will_be_like(shards, tmp_path, capsys):
+    assert main("preflight", [*options(shards, tmp_path), "--mode=fusion", "--json"]) == 0
+    found = {one["subject"]: one for one in json.loads(capsys.readouterr().out)}
+    assert found["train shards"]["text"].startswith("24 samples in ")
+    assert "read in place" in found["where it lies"]["text"]
+    assert "20 of them to the same by this loader" in found["audio"]["text"]
+    assert "20 of them to the same by symusic" in found["MIDI"]["text"]
+    assert all(f"{mode} 0." in found["models"]["text"] for mode in ("audio", "midi", "fusion"))
+    assert "6 batches an epoch" in found["loading"]["text"]
+    assert found["training step"]["text"].startswith("4 samples in ")
+    assert "the model sets the pace" in found["epoch"]["text"]
+    assert {one["state"] for one in found.values()} == {"pass", "warn"}  # of the labels
+
+
+def test_a_table_has_the_remedy_below_what_failed(tmp_path, capsys):
+    assert main("preflight", options(tmp_path / "none", tmp_path)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (at,) = [n for n, line in enumerate(lines) if line.startswith("fail  train shards")]
+    assert lines[at + 1].strip().startswith("-> python -m packer build")
+    assert lines[-1].startswith("2 to mend")  # the val split, too
+
+
+def test_no_shards(tmp_path):
+    found = bad(looked(options(tmp_path / "none", tmp_path)))
+    assert "there is no manifest.json" in found["train shards"].text
+    assert f"--out {tmp_path}/none --split" in found["train shards"].remedy
+
+
+def test_drive_that_is_not_mounted(tmp_path):
+    found = bad(looked(options("/content/drive/MyDrive/shards", tmp_path)))
+    assert "Drive is not mounted" in found["train shards"].text
+    assert "drive.mount" in found["train shards"].remedy
+
+
+def test_shards_that_are_read_slowly(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "sample_reads", lambda files: ReadRate(0.15, 2e6))
+    found = {one.subject: one for one in looked(options(shards, tmp_path))}
+    assert "150.0 ms to open a file" in found["where it lies"].text
+    stage = f"python -m loader stage {shards}/train --cache-dir {tmp_path}/cache"
+    assert found["where it lies"].remedy == stage
+
+
+def test_a_dataset_without_splits(shards, tmp_path):
+    found = bad(looked(options(shards / "train", tmp_path)))
+    assert "without splits" in found["train shards"].text
+    assert "--split" in found["train shards"].remedy
+
+
+def test_no_val_split(shards, tmp_path):
+    shutil.copytree(shards / "train", tmp_path / "shards" / "train")
+    found = bad(looked(options(tmp_path / "shards", tmp_path)))
+    assert set(found) == {"val shards"}
+    assert "--data.val_shards" in found["val shards"].remedy
+
+
+def test_a_missing_dimension(shards, tmp_path):
+    found = bad(looked(options(shards, tmp_path, data__dimensions="[rank,bright]")))
+    assert "train has no rating of bright" in found["labels"].text
+    assert found["labels"].remedy == "--data.dimensions [rank]"
+
+
+def test_labels_that_some_samples_lack_are_a_warning(shards, tmp_path):
+    found = [one for one in looked(options(shards, tmp_path)) if one.subject == "labels"]
+    assert {one.state for one in found} == {"warn"}
+    assert "of 24 train samples, rated in odd" in found[0].text
+
+
+def test_broken_audio_is_named_by_sample_and_shard(shards, tmp_path):
+    shutil.copytree(shards, tmp_path / "shards")
+    tar = sorted((tmp_path / "shards" / "train").glob("*.tar"))[0]
+    with ShardReader(tar) as reader:
+        (member,) = [m for m in reader.members(0) if m.extension == "flac"]
+    with tar.open("r+b") as file:
+        file.seek(member.start + member.size // 2)
+        file.write(b"\xff" * 64)
+    found = bad(list(findings([*options(tmp_path / "shards", tmp_path), "--mode=audio"])))
+    assert f"sample {member.key} of {tar}" in found["audio"].text
+    assert f"packer verify {tmp_path}/shards/train --repair" in found["audio"].remedy
+
+
+def test_a_gpu_that_is_asked_for_and_not_there(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = bad(looked(options(shards, tmp_path, trainer__accelerator="gpu")))
+    assert "trainer.accelerator: gpu" in found["GPU"].text
+    assert found["GPU"].remedy == "--trainer.accelerator auto"
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "1")
+    found = bad(looked(options(shards, tmp_path, trainer__accelerator="gpu")))
+    assert "Change runtime type" in found["GPU"].remedy
+
+
+def test_a_full_disk(shards, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**11, 10**11, 1000))
+    found = bad(looked(options(shards, tmp_path, data__cache="decoded")))
+    assert "0.0 free" in found["cache"].text
+    assert found["cache"].remedy.endswith("--data.cache_dir /another/disk")
+
+
+def test_torchaudio_that_does_not_import(shards, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
+        monkeypatch.delitem(sys.modules, name)
+    package = tmp_path / "packages" / "torchaudio"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise OSError('libcudart.so.12: cannot open')\n")
+    monkeypatch.syspath_prepend(str(package.parent))
+    found = bad(list(findings([*options(shards, tmp_path), "--mode=audio"])))
+    assert "libcudart.so.12" in found["torchaudio"].text
+    assert found["torchaudio"].remedy.startswith("pip install")
+    assert "libcudart.so.12" in found["audio model"].text
+    assert not bad(looked(options(shards, tmp_path))), "MIDI alone does without"
+
+
+def test_a_wrong_key_names_the_one_that_was_meant(shards, tmp_path):
+    found = bad(looked([*options(shards, tmp_path), "--data.batchsize=3"]))
+    assert found["config"].text == "there is no key data.batchsize"
+    assert "data.batch_size" in found["config"].remedy
+    found = bad(looked([*options(shards, tmp_path), "--model.heads=many"]))
+    assert "model.heads" in found["config"].text
+
+
+def test_a_model_that_cannot_be_built(shards, tmp_path):
+    found = bad(list(findings(options(shards, tmp_path, model__heads=3))))
+    assert "model.heads" in found["midi model"].text
+    assert "training step" not in found
+
+
+@pytest.mark.parametrize("where", ["file/run", "/proc/run"])
+def test_a_run_folder_that_cannot_be_written(shards, tmp_path, where):
+    (tmp_path / "file").write_text("")
+    found = bad(looked(options(shards, tmp_path, out=tmp_path / where)))
+    assert "cannot be written" in found["run folder"].text
+    assert found["run folder"].remedy.startswith("--out")
+
+
+def test_a_batch_larger_than_the_data(shards, tmp_path):
+    found = bad(looked(options(shards, tmp_path, data__batch_size=32)))
+    assert "24 training samples make no batch of 32" in found["batches"].text
+    assert "--data.batch_size" in found["batches"].remedy
+
+
+def test_batches_ahead_that_outgrow_memory(shards, tmp_path):
+    arguments = options(shards, tmp_path, data__batch_size=10**8, data__drop_last="false")
+    found = bad(looked(arguments))
+    assert "are free" in found["memory"].text
+
+
+def test_a_batch_too_large_for_the_cpu_is_told_before_it_is_run(shards, tmp_path):
+    """A step that outgrows a CPU's memory would take this process with it."""
+    plan = read_plan(options(shards, tmp_path))
+    statistics = {"rank": {"mean": 0.5, "std": 0.3}}
+    batch = preflight_model.made_up(plan, statistics, rows=1)
+    (found,) = check_step(plan, statistics, batch, free_bytes=1)
+    assert found.state == "fail"
+    assert "model.dim" in found.remedy
+
+
+def test_a_batch_too_large_for_a_gpu_is_bisected(shards, tmp_path, monkeypatch):
+    def run_step(plan, statistics, batch):
+        if len(batch["__key__"]) > 6:
+            raise OutOfMemoryError("CUDA out of memory")
+        return Step(0.1, 10**9)
+
+    monkeypatch.setattr(preflight_model, "run_step", run_step)
+    monkeypatch.setattr(preflight_model, "on_cuda", lambda plan: True)
+    plan = read_plan(options(shards, tmp_path, data__batch_size=16))
+    statistics = {"rank": {"mean": 0.5, "std": 0.3}}
+    batch = preflight_model.made_up(plan, statistics, rows=2)
+    (found,) = check_step(plan, statistics, batch)
+    assert "a batch of 16 does not fit (CUDA out of memory); the largest that does is 6" in (
+        found.text
+    )
+    assert "--data.batch_size 6 --trainer.accumulate_grad_batches 3" in found.remedy
+
+
+@pytest.mark.parametrize("most", [0, 1, 5, 14, 15])
+def test_the_largest_batch_that_fits_is_found(most):
+    assert largest(lambda rows: rows <= most, below=16) == most
+
+
+def test_the_largest_batch_follows_from_two_peaks():
+    assert largest_by_line(100, 110, least=1, free_bytes=150) == 6
+    assert largest_by_line(100, 110, least=1, free_bytes=99) == 0
+    assert largest_by_line(100, 100, least=25, free_bytes=150) == 3
+
+
+def test_loading_is_judged_by_its_target(shards, tmp_path):
+    plan = read_plan(options(shards, tmp_path))
+    assert judge_loading(Loaded(0.1, 0.4, 100, {}), plan).state == "ok"
+    slow = judge_loading(Loaded(9.0, 2.5, 100, {}), plan)
+    assert slow.state == "warn"
+    assert "loader stage" in slow.remedy

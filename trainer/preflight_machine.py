@@ -1,0 +1,117 @@
+"""Does the machine have what a run asks for: a GPU, torchaudio, room, a folder to write to?"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from loader.backends import report
+from loader.decoded import decoded_bytes
+from loader.finding import Finding
+from loader.machine import check_gpu
+from loader.places import judge_cache
+from loader.source import open_source
+from shards.mounts import file_system, is_local, on_colab
+from trainer.plan import Plan
+from trainer.preflight_shards import Opened, local_path
+
+_GPU_NAMES = ("gpu", "cuda")
+_CHECKPOINTS = 3  # best, last, and the next one while it is written
+_VALUES, _BYTES = 3, 4  # AdamW keeps two numbers beside each weight; float32
+_COLAB_GPU = "Runtime > Change runtime type > T4 GPU  # in Colab's menu"
+
+
+def check_device(plan: Plan) -> Iterator[Finding]:
+    """Whether the device that the config asks for is there."""
+    asked = plan.trainer["accelerator"]
+    if torch.cuda.is_available() or asked not in (*_GPU_NAMES, "auto"):
+        if asked == "cpu" and torch.cuda.is_available():
+            yield Finding("warn", "GPU", "is there, unused", "--trainer.accelerator auto")
+            return
+        yield from check_gpu()
+        return
+    why = " ".join(one.text for one in check_gpu())
+    if asked == "auto":
+        remedy = _COLAB_GPU if on_colab() else ""
+        yield Finding("warn" if remedy else "ok", "GPU", f"{why}; training on the CPU", remedy)
+        return
+    text = f"the config asks for one (trainer.accelerator: {asked}): {why}"
+    remedy = _COLAB_GPU if on_colab() else "--trainer.accelerator auto"
+    yield Finding("fail", "GPU", text, remedy)
+
+
+def check_torchaudio(plan: Plan) -> Iterator[Finding]:
+    """Whether torchaudio imports beside this PyTorch; models of MIDI alone do without."""
+    (found,) = [backend for backend in report() if backend.name == "torchaudio"]
+    text = f"{found.version or ''} {found.reason}".strip()
+    if found.works:  # without its binary extension, too: features need only its Python
+        yield Finding("ok", "torchaudio", text)
+        return
+    yield Finding("fail" if plan.hears else "warn", "torchaudio", text, found.remedy)
+
+
+def check_disk(
+    plan: Plan, opened: Mapping[str, Opened], *, parameters: int = 0
+) -> Iterator[Finding]:
+    """Room for what the cache will hold, and for checkpoints of so many parameters."""
+    needed = cache_bytes(plan, opened)
+    if needed:
+        yield judge_room("cache", plan.cache_dir, needed, remedy="--data.cache_dir /another/disk")
+    size = parameters * _VALUES * _BYTES * _CHECKPOINTS
+    yield judge_room("checkpoints", plan.folder, size, remedy="--out /another/disk/run")
+
+
+def cache_bytes(plan: Plan, opened: Mapping[str, Opened]) -> int:
+    """What the cache has to hold for every epoch after the first to need nothing else."""
+    if plan.data["cache"] == "off":
+        return 0
+    total = 0
+    for split in opened:
+        source = open_source(plan.url(split), plan.storage_options)
+        path = local_path(plan.url(split), plan.storage_options)
+        mount = plan.data["cache_mount"]
+        in_place = path is not None and (is_local(path) if mount is None else not mount)
+        total += 0 if in_place else int(source.shards.sizes.sum())
+        if plan.data["cache"] == "decoded":
+            total += decoded_bytes(source, plan.data["sample_rate"])
+    limit: int | None = plan.data["cache_bytes"]
+    return total if limit is None else min(total, limit)
+
+
+def judge_room(what: str, folder: Path, needed: int, *, remedy: str) -> Finding:
+    """Whether a folder's disk has so many bytes left."""
+    there = _existing(folder)
+    free = shutil.disk_usage(there).free
+    text = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} free at {folder} ({file_system(there)})"
+    if what == "cache" and not is_local(there):
+        return judge_cache(folder, file_system(there), free)
+    if free >= needed + _margin(there):
+        return Finding("ok", what, text)
+    return Finding("fail" if free < needed else "warn", what, text, f"df -h {there}; {remedy}")
+
+
+def check_folder(plan: Plan) -> Iterator[Finding]:
+    """Whether the run can be written where it is to lie."""
+    there = _existing(plan.folder)
+    try:
+        with tempfile.NamedTemporaryFile(dir=there) as file:
+            file.write(b"0")
+            file.flush()
+    except OSError as error:
+        text = f"{plan.folder} cannot be written: {error.strerror}"
+        yield Finding("fail", "run folder", text, "--out /a/folder/of/yours")
+        return
+    yield Finding("ok", "run folder", str(plan.folder))
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path("/"))
+
+
+def _margin(folder: Path) -> int:
+    """What a disk should keep free, so that other programs go on."""
+    return min(10**9, shutil.disk_usage(folder).total // 10) if os.path.exists(folder) else 0
