@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from shards.errors import FetchError
+from shards.errors import CacheError
 
 _PROBE_BYTES = 16 << 20
 _FIRST_BYTES = 4096
@@ -111,12 +111,12 @@ def writing(folder: Path) -> Iterator[None]:
     """While something is written into a folder of the cache.
 
     Raises:
-        FetchError: where it cannot be; no source is to blame, so nothing is tried again.
+        CacheError: where it cannot be; no source is to blame, so nothing is tried again.
     """
     try:
         yield
     except OSError as error:
-        raise FetchError(
+        raise CacheError(
             f"{folder}: the shard cache cannot be written: {error}. "
             "Make room there, lower cache_bytes or pass another cache_dir"
         ) from error

@@ -2,19 +2,22 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from loader.catalog import Catalog, Folder
 from loader.disk import write_whole
+from loader.patience import retry, within
 from loader.source import Source
 from loader.steps import Places
 from loader.store import ShardStore
-from loader.transfer import open_url, retry
+from loader.transfer import open_url
 from shards.keys import RECORD, find_key, keys_bytes
 
 log = logging.getLogger(__name__)
@@ -76,12 +79,15 @@ class KeyFinder:
         """Shard and row, within the dataset, of each record of a key."""
         url, pause = f"{folder}/{_NAME}", self._store.pause
         fs, path = open_url(url, dict(source.options))
-        records = retry(lambda: fs.size(path), url, pause=pause) // RECORD.itemsize
+
+        def patiently(action: Callable[[], Any]) -> Any:
+            return retry(partial(within, action, pause=pause), url, pause=pause)
+
+        records = patiently(lambda: fs.size(path)) // RECORD.itemsize
 
         def read_at(offset: int, size: int) -> bytes:
             end = offset + size
-            read = retry(lambda: fs.cat_file(path, start=offset, end=end), url, pause=pause)
-            data = bytes(read)
+            data = bytes(patiently(lambda: fs.cat_file(path, start=offset, end=end)))
             return data if len(data) <= size else data[offset:end]  # a server without ranges
 
         return find_key(key, read_at=read_at, records=records)

@@ -7,8 +7,8 @@ to 1,000 shards are parsed every time, and leave nothing behind.
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from loader.disk import write_whole
-from loader.transfer import open_url, read_url, retry
+from loader.patience import retry, within
+from loader.transfer import open_url, read_url
+from loader.version import exact_version
 from shards.columns import Strings
 from shards.manifest import LabelStats, Manifest, ShardTable, fingerprint, load_manifest
 from shards.mounts import is_local
@@ -28,10 +30,6 @@ _FOLDER = "manifests"
 _FORMAT_VERSION = 1
 _DIGEST_BYTES = sha256().digest_size
 _WORTH_KEEPING = 1000  # shards; parsing fewer takes milliseconds
-
-# names that file systems have for what changes with a file's content
-_VERSION = {"mtime", "etag", "last-modified", "lastmodified", "last_modified", "modified"}
-_VERSION |= {"updated", "generation", "md5hash", "content-md5", "blob_id", "sha"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +69,6 @@ def read_manifest(url: str, options: dict[str, Any] | None, cache_dir: Path | No
     return parsed
 
 
-def version_of(about: Mapping[str, Any]) -> dict[str, str]:
-    """What a file system knows of a file's version, and not of links to it or readers of it."""
-    return {name: str(about[name]) for name in sorted(about) if name.lower() in _VERSION}
-
-
 def _parse(data: bytes, url: str) -> Parsed:
     manifest = load_manifest(data, name=url)
     return Parsed(manifest, fingerprint(manifest.shards))
@@ -85,11 +78,7 @@ def _ask_version(url: str, options: dict[str, Any] | None) -> str:
     """What tells this content of a file from others at its URL; empty if nothing does."""
     fs, path = open_url(url, options)
     fs.invalidate_cache(path)  # a listing of earlier would tell of an earlier version
-    about = retry(lambda: fs.info(path), url)
-    version = version_of(about)
-    # a file that is replaced within a tick of the clock is another one all the same
-    version |= {name: str(about[name]) for name in ("ino", "created") if name in about and version}
-    return repr([about.get("size"), version]) if version else ""
+    return exact_version(retry(partial(within, lambda: fs.info(path)), url))
 
 
 def _copy_path(cache_dir: Path, url: str, options: dict[str, Any] | None) -> Path:

@@ -4,9 +4,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from loader.transfer import open_url, read_url, retry
+from loader.patience import retry, within
+from loader.transfer import open_url, read_url
 from shards.errors import FetchError, ShardError
 from shards.manifest import require_size
 from shards.reader import ShardReader
@@ -45,7 +47,7 @@ class RemoteFile:
         self.name = url
         self._fs, self._path = open_url(url, storage_options)
         self.pause, self._count = pause, count
-        found = self._retried(lambda: self._fs.size(self._path))
+        found = self._retried(lambda: self._fs.size(self._path), 0)
         if found is None:
             raise FetchError(f"{url}: the server does not tell its size; {_THROUGH_THE_CACHE}")
         require_size(url, int(found), size)
@@ -98,7 +100,9 @@ class RemoteFile:
 
     def _fetch(self, start: int, stop: int) -> bytes:
         try:
-            data = self._retried(lambda: self._fs.cat_file(self._path, start=start, end=stop))
+            data = self._retried(
+                lambda: self._fs.cat_file(self._path, start=start, end=stop), stop - start
+            )
         except FileNotFoundError:
             raise FetchError(f"{self.name}: the shard is not there any more") from None
         self._count(len(data))
@@ -108,8 +112,9 @@ class RemoteFile:
             raise ShardError(f"{self.name}: truncated at byte {start + len(data)}; copy it anew")
         return bytes(data)
 
-    def _retried(self, action: Callable[[], Any]) -> Any:
-        return retry(action, self.name, pause=self.pause)
+    def _retried(self, action: Callable[[], Any], size: int) -> Any:
+        watched = partial(within, action, size=size, pause=self.pause)
+        return retry(watched, self.name, pause=self.pause)
 
 
 def open_remote(file: RemoteFile, *, samples: int | None, options: dict[str, Any]) -> ShardReader:

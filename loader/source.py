@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 from loader.catalog import Catalog, Folder
 from loader.order import Positions
-from loader.parsed import read_manifest, version_of
-from loader.transfer import open_url, retry
+from loader.parsed import read_manifest
+from loader.patience import retry, within
+from loader.transfer import open_url
+from loader.version import version_of
 from shards.errors import FetchError, ManifestError
 from shards.manifest import NAME, Manifest, ShardInfo, ShardTable
 
@@ -140,7 +143,10 @@ def _without_manifest(url: str, options: Options) -> list[Folder]:
     """The tars of a folder that has no manifest."""
     fs, path = open_url(url, options)
     try:
-        names = [str(name).rstrip("/") for name in retry(lambda: fs.ls(path, detail=False), url)]
+        names = [
+            str(name).rstrip("/")
+            for name in retry(partial(within, lambda: fs.ls(path, detail=False)), url)
+        ]
     except (FileNotFoundError, NotADirectoryError):
         raise FetchError(f"{url}: no such dataset folder") from None
     tars = sorted(name for name in names if name.endswith(".tar"))
@@ -159,7 +165,7 @@ def _tar(url: str, options: Options) -> Folder:
     """A tar that somebody else wrote: its samples are counted when it is indexed."""
     fs, path = open_url(url, options)
     try:
-        about = retry(lambda: fs.info(path), url)
+        about = retry(partial(within, lambda: fs.info(path)), url)
     except FileNotFoundError:
         raise FetchError(f"{url}: no such shard") from None
     if about["type"] == "directory":
@@ -192,7 +198,7 @@ def _expand(url: str, options: Options) -> list[str]:
     if not any(character in url for character in "*?["):
         return [url]
     fs, path = open_url(url, options)
-    found = sorted(str(name) for name in retry(lambda: fs.glob(path), url))
+    found = sorted(str(name) for name in retry(partial(within, lambda: fs.glob(path)), url))
     if not found:
         raise FetchError(f"{url}: no shard matches")
     return [fs.unstrip_protocol(name) for name in found]

@@ -5,21 +5,21 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from errno import ENOENT
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
 
 from loader.disk import writing
-from shards.errors import FetchError
+from loader.patience import Pause, WatchedFile, retry, within
+from loader.version import exact_version
+from shards.errors import CacheError, FetchError
 from shards.protocols import missing_package
-from shards.retry import may_pass, network_errors, status
 
 CHUNK_BYTES = 4 << 20
-ATTEMPTS = 6
-FIRST_PAUSE_S = 0.5
-_GONE = (404, 410)
+_LEAST_BYTES = 64 << 10
+_SMALL_FILE_BYTES = 40 << 20  # what is waited for as long as for so much
 
 
 class StoppedError(Exception):
@@ -45,13 +45,12 @@ def read_url(
     url: str,
     storage_options: dict[str, Any] | None,
     *,
-    attempts: int = ATTEMPTS,
-    pause: Callable[[float], object] = time.sleep,
+    pause: Pause = time.sleep,
 ) -> bytes:
     """A whole small file; arguments and errors are those of ``retry``."""
     fs, path = open_url(url, storage_options)
-    data: bytes = retry(lambda: fs.cat_file(path), url, attempts=attempts, pause=pause)
-    return data
+    read = partial(within, lambda: fs.cat_file(path), size=_SMALL_FILE_BYTES, pause=pause)
+    return bytes(retry(read, url, pause=pause))
 
 
 def transfer(
@@ -62,7 +61,7 @@ def transfer(
     size: int | None = None,
     sha256: str | None = None,
     gate: Callable[[int], None] = lambda count: None,
-    pause: Callable[[float], object] = time.sleep,
+    pause: Pause = time.sleep,
 ) -> None:
     """Copy ``url`` to ``target``, which appears whole or not at all.
 
@@ -76,20 +75,24 @@ def transfer(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        FetchError: if it cannot be read after several attempts or comes with other content, or
-            if the target cannot be written.
+        FetchError: if it cannot be read after several attempts or comes with other content.
+        CacheError: if the target cannot be written; nothing of it stays.
     """
     part = part_path(target, size)
-    fs, path = open_url(url, storage_options)
     if sha256 is None:
         part.unlink(missing_ok=True)
+    source = _Source(url, storage_options, size=size, gate=gate, pause=pause)
     for _ in range(2):  # content that does not match is fetched once more, afresh
-        digest = retry(lambda: _continue(fs, path, part, size=size, gate=gate), url, pause=pause)
+        version = source.version() if sha256 is None else ""
+        digest = source.append_to(part)
         found = part.stat().st_size
-        if size in (None, found) and sha256 in (None, digest):
+        same = sha256 is not None or source.version() == version
+        if size in (None, found) and sha256 in (None, digest) and same:
             os.replace(part, target)
             return
         part.unlink()
+    if not same:
+        raise FetchError(f"{url}: is being written: it changed while it was read, twice")
     raise FetchError(
         f"{url}: its content is not what the manifest says ({found} bytes, {size} expected, "
         f"SHA-256 {'unlike' if size in (None, found) else 'not compared'}); "
@@ -102,80 +105,96 @@ def part_path(target: Path, size: int | None) -> Path:
     return target.with_name(f"{target.name}.{size or 0}.part")
 
 
-def retry(
-    action: Callable[[], Any],
-    url: str,
-    *,
-    attempts: int = ATTEMPTS,
-    pause: Callable[[float], object] = time.sleep,
-) -> Any:
-    """Run an action on a URL, again and with growing pauses while it fails as networks do.
+class _Source:
+    """A file to copy. The more attempts fail in a row, the less it asks for at once."""
 
-    Args:
-        pause: waits some seconds; may raise StoppedError.
+    def __init__(
+        self,
+        url: str,
+        storage_options: dict[str, Any] | None,
+        *,
+        size: int | None,
+        gate: Callable[[int], None],
+        pause: Pause,
+    ) -> None:
+        self._url, self._gate, self._pause = url, gate, pause
+        self._fs, self._path = open_url(url, storage_options)
+        # spares asking for it first
+        self._known = {"size": size} if size and _is_http(self._fs) else {}
+        self._chunk_bytes = CHUNK_BYTES
 
-    Raises:
-        FileNotFoundError: at once.
-        FetchError: at once where it will not pass, such as access that is denied or a path that
-            leads through a file, else after ``attempts``.
-    """
-    for attempt in range(1, attempts + 1):
+    def version(self) -> str:
+        """Which version of it lies there now; empty if nothing tells.
+
+        Raises:
+            FileNotFoundError, FetchError: as ``retry``.
+        """
+        self._fs.invalidate_cache()
+        return exact_version(self._retried(self._about))
+
+    def append_to(self, part: Path) -> str:
+        """Append what the part lacks, in as many attempts as it takes.
+
+        Returns:
+            The SHA-256 of the whole, in hexadecimal.
+
+        Raises:
+            FileNotFoundError, FetchError: as ``retry``.
+        """
+
+        def there() -> int:
+            return part.stat().st_size if part.exists() else 0
+
         try:
-            return action()
-        except (IsADirectoryError, NotADirectoryError) as error:
-            wrong = "a folder" if isinstance(error, IsADirectoryError) else "below a file"
-            raise FetchError(
-                f"{url}: is {wrong}; name a dataset's folder, its manifest.json or tars"
-            ) from error
-        except network_errors() as error:
-            if _is_missing(error):
-                raise FileNotFoundError(ENOENT, os.strerror(ENOENT), url) from error
-            if isinstance(error, PermissionError) or status(error) in (401, 403):
-                raise FetchError(f"{url}: access denied: {error}") from error
-            # fsspec says of a server that fails, too, that a file is not there
-            passing = may_pass(error) or isinstance(error, FileNotFoundError)
-            if not passing or attempt == attempts:
-                times = f" {attempt} times" if attempt > 1 else ""
-                raise FetchError(f"{url}: failed{times}: {_remedy(url, error)}") from error
-        pause(FIRST_PAUSE_S * 2 ** (attempt - 1))
-    raise AssertionError("unreachable")
-
-
-def _continue(
-    fs: Any, path: str, part: Path, *, size: int | None, gate: Callable[[int], None]
-) -> str:
-    """Append what the part lacks; where a web server only sends whole files, begin again.
-
-    Returns:
-        The SHA-256 of the whole, in hexadecimal.
-    """
-    known = {"size": size} if size and _is_http(fs) else {}  # spares asking for it first
-    try:
-        with fs.open(path, "rb", cache_type="none", **known) as source:
-            return _append(source, part, gate)
-    except ValueError:  # fsspec's word for a server without ranges
-        if not _is_http(fs):
+            return str(self._retried(partial(self._continue, part), progress=there))
+        except CacheError:
+            part.unlink(missing_ok=True)  # room for others
             raise
-        with writing(part.parent):
-            part.write_bytes(b"")
-        with fs.open(path, "rb", block_size=0, **known) as source:  # as one stream
-            return _append(source, part, gate)
 
+    def _retried(
+        self, action: Callable[[], Any], *, progress: Callable[[], int] = lambda: 0
+    ) -> Any:
+        return retry(action, self._url, pause=self._pause, progress=progress)
 
-def _append(source: Any, part: Path, gate: Callable[[int], None]) -> str:
-    """Copy what comes after the part's end; the SHA-256 of both together.
+    def _about(self) -> dict[str, Any]:
+        about: dict[str, Any] = within(lambda: self._fs.info(self._path), pause=self._pause)
+        return about
 
-    What passes is hashed at once. Only what an earlier attempt left is read again for it.
-    """
-    with _appending(part) as target:
-        digest = _sha256(part) if target.tell() else hashlib.sha256()
-        source.seek(target.tell())
-        while chunk := source.read(CHUNK_BYTES):
+    def _continue(self, part: Path) -> str:
+        """Append what the part lacks; where a web server only sends whole files, begin again."""
+        try:
+            return self._append(part, cache_type="none")
+        except ValueError:  # fsspec's word for a server without ranges
+            if not _is_http(self._fs):
+                raise
             with writing(part.parent):
-                target.write(chunk)
-            digest.update(chunk)
-            gate(len(chunk))
-    return digest.hexdigest()
+                part.write_bytes(b"")
+            return self._append(part, block_size=0)  # as one stream
+
+    def _append(self, part: Path, **options: Any) -> str:
+        """Copy what comes after the part's end; the SHA-256 of both together.
+
+        What passes is hashed at once. Only what an earlier attempt left is read again for it.
+        """
+        opener = partial(self._fs.open, self._path, "rb", **options, **self._known)
+        with WatchedFile(opener, pause=self._pause) as source, _appending(part) as target:
+            digest = _sha256(part) if target.tell() else hashlib.sha256()
+            source.seek(target.tell())
+            while chunk := self._read(source):
+                with writing(part.parent):
+                    target.write(chunk)
+                digest.update(chunk)
+                self._gate(len(chunk))
+        return digest.hexdigest()
+
+    def _read(self, source: WatchedFile) -> bytes:
+        try:
+            data = source.read(self._chunk_bytes)
+        except OSError:
+            self._chunk_bytes = max(self._chunk_bytes // 4, min(_LEAST_BYTES, CHUNK_BYTES))
+            raise
+        self._chunk_bytes = min(2 * self._chunk_bytes, CHUNK_BYTES)
+        return data
 
 
 @contextmanager
@@ -200,24 +219,3 @@ def _sha256(path: Path) -> "hashlib._Hash":
 
 def _is_http(fs: Any) -> bool:
     return "http" in fs.protocol
-
-
-def _is_missing(error: Exception) -> bool:
-    """Whether a file is not there; fsspec says so of web servers that fail, too."""
-    if status(error) in _GONE:
-        return True
-    cause = error.__cause__
-    failed = isinstance(cause, network_errors()) and (
-        may_pass(cause) or status(cause) not in (None, *_GONE)
-    )
-    return isinstance(error, FileNotFoundError) and not failed
-
-
-def _remedy(url: str, error: BaseException) -> str:
-    cause = error.__cause__ or error
-    reason = f"{type(cause).__name__}: {cause}"
-    if "Credentials" in type(cause).__name__:
-        return f"{reason}. Pass storage_options: key and secret, or anon=True for public data"
-    if "/content/drive" in url:
-        return f"{reason}. Is Drive mounted? drive.mount('/content/drive', force_remount=True)"
-    return f"{reason}. Check the network and the server, then run again: what came is kept"

@@ -6,6 +6,7 @@ DataError
 ├── ShardError        a tar or its index
 ├── DecodeError       a member that cannot be decoded
 ├── FetchError        a URL that cannot be read or written
+│   └── CacheError    the cache's folder, likewise
 └── StateError        a loader state that belongs to other data
 
 A wrong argument is a ValueError instead, and a bug is an AssertionError: neither is in here.
@@ -34,6 +35,10 @@ class DecodeError(DataError):
 
 class FetchError(DataError):
     """A URL cannot be read or written; the message names it and the remedy."""
+
+
+class CacheError(FetchError):
+    """The folder of the cache cannot be written; the message names it and the remedy."""
 
 
 class StateError(DataError):

@@ -3,7 +3,7 @@
 import errno
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -101,6 +101,27 @@ def status(error: BaseException) -> int | None:
             if isinstance(value := getattr(found, name, None), int):
                 return value
     return None
+
+
+def retry_after_s(error: BaseException) -> float | None:
+    """Seconds that a server asks to be left alone (``Retry-After``), where its answer says so.
+
+    Only whole seconds count: a date would have to be compared with a clock, which may be wrong.
+    """
+    for found in (error, getattr(error, "response", None), error.__cause__):
+        headers = getattr(found, "headers", None)
+        if isinstance(found, dict):  # botocore's answers
+            headers = found.get("ResponseMetadata", {}).get("HTTPHeaders")
+        value = _header(headers, "retry-after")
+        if value.isascii() and value.isdigit():
+            return float(value)
+    return None
+
+
+def _header(headers: object, name: str) -> str:
+    if not isinstance(headers, Mapping):
+        return ""
+    return next((str(v).strip() for k, v in headers.items() if str(k).lower() == name), "")
 
 
 def _loaded(names: tuple[tuple[str, str], ...]) -> Iterator[type[Exception]]:

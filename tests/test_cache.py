@@ -22,6 +22,7 @@ from loader.cache import ShardCache, default_folder
 from loader.disk import measure, write_whole
 from loader.mixture import Mixture
 from loader.order import Order
+from loader.patience import PATIENCE
 from loader.source import open_source
 from loader.stats import Stats
 from loader.store import ShardStore
@@ -35,7 +36,7 @@ SMALL = {"sample_rate": RATE, "clip_seconds": 1.0, "batch_size": 8, "num_workers
 @pytest.fixture(autouse=True)
 def _faultless(monkeypatch):
     FaultFileSystem.reset()
-    monkeypatch.setattr(transfer, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(PATIENCE, "first_pause_s", 0.001)
     yield
     FaultFileSystem.reset()
 
@@ -398,7 +399,7 @@ def test_an_epoch_through_a_small_cache_fetches_each_shard_once(tmp_path):
 
 
 def test_closing_waits_for_no_attempt(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "FIRST_PAUSE_S", 60)
+    monkeypatch.setattr(PATIENCE, "first_pause_s", 60)
     FaultFileSystem.broken.update(shard.name for shard in dataset.glob("*.tar"))
     pipe = make_pipeline(remote(dataset), cache_dir=tmp_path / "cache", **SMALL)
     with ThreadPoolExecutor(1) as reader:
@@ -446,7 +447,7 @@ def test_a_key_is_found_after_errors_of_the_network(dataset, tmp_path):
 
 
 def test_closing_ends_the_wait_of_a_look_up(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "FIRST_PAUSE_S", 600.0)
+    monkeypatch.setattr(PATIENCE, "first_pause_s", 600.0)
     FaultFileSystem.failing["keys.bin"] = 10**6
     pipe, ended = make_pipeline(remote(dataset), cache_dir=tmp_path / "cache", **SMALL), []
 

@@ -22,6 +22,7 @@ from werkzeug.serving import make_server
 
 from loader import make_pipeline, transfer
 from loader.__main__ import main as loader
+from loader.patience import PATIENCE
 from loader.transfer import open_url
 from packer.__main__ import main as packer
 from shards.errors import FetchError
@@ -194,7 +195,7 @@ def test_what_is_not_in_a_bucket_is_named_after_a_few_requests(bucket, caplog, u
     options = ["--storage-options", json.dumps(bucket.options)]
     assert loader(["stage", url, *options]) == 1
     assert message in caplog.text
-    assert len(bucket.requests) < transfer.ATTEMPTS
+    assert len(bucket.requests) < PATIENCE.attempts
 
 
 def test_a_shard_that_is_gone_is_named(bucket, tmp_path):
@@ -227,7 +228,7 @@ def test_a_dataset_behind_a_web_server_comes_in_ranges(dataset, tmp_path, monkey
 
 def test_a_cut_connection_costs_only_the_chunk_that_it_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "CHUNK_BYTES", 20_000)
-    monkeypatch.setattr(transfer, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(PATIENCE, "first_pause_s", 0.001)
     (tmp_path / "a.tar").write_bytes(DATA)
     target = tmp_path / "cache.tar"
     with serve(tmp_path) as web:

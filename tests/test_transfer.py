@@ -8,7 +8,8 @@ import pytest
 from web import serve
 
 from loader import make_pipeline, transfer
-from loader.transfer import StoppedError, read_url, retry
+from loader.patience import PATIENCE, retry
+from loader.transfer import StoppedError, read_url
 from shards.errors import FetchError
 
 pytest.importorskip("aiohttp")
@@ -19,7 +20,7 @@ HASH = sha256(DATA).hexdigest()
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(transfer, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(PATIENCE, "first_pause_s", 0.001)
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_web_server_that_is_not_there_is_tried_again(tmp_path, target):
     pauses: list[float] = []
     with pytest.raises(FetchError, match="failed 6 times"):
         transfer.transfer(url, target, pause=pauses.append)
-    assert len(pauses) == transfer.ATTEMPTS - 1
+    assert len(pauses) == PATIENCE.attempts - 1
 
 
 @pytest.mark.parametrize("size", [None, 5])
