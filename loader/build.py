@@ -34,6 +34,7 @@ from loader.settings import Settings
 from loader.source import Source, open_source, take_subset
 from loader.stats import Stats
 from loader.store import ShardStore
+from shards.errors import CacheError
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +223,7 @@ def _open(
         _require_hashes(shards_of_all, by_range=in_place)
     mounted = not read_in_place(shards_of_all, mount).all()
     cached = not in_place and (mounted or decoded_rate is not None)
-    cache = ShardCache(folder, limit_bytes) if cached else None
+    cache = _open_cache(folder, limit_bytes) if cached else None
     stats = Stats()
     open_store = partial(_open_store, cache=cache, stats=stats, mount=mount)
     sources = [count_samples(source, keep, open_store) for source in sources]
@@ -230,7 +231,7 @@ def _open(
     if subset is not None:
         sources = [take_subset(sources[0], subset)]
     if cache is not None:
-        keep_manifests(cache, sources)
+        _keep_manifests(cache, sources)
     decoded = _decoded_suffix(sources, cache, decoded_rate, mount)
     store = ShardStore(
         sources,
@@ -242,6 +243,22 @@ def _open(
         verify_hash=verify_hash,
     )
     return _Opened(sources, weights, fingerprint, store, stats, folder)
+
+
+def _open_cache(folder: Path, limit_bytes: int | None) -> ShardCache | None:
+    """The cache, or None with a warning where its folder cannot be made."""
+    try:
+        return ShardCache(folder, limit_bytes)
+    except CacheError as error:
+        log.warning("%s; shards are read where they lie, again every epoch", error)
+        return None
+
+
+def _keep_manifests(cache: ShardCache, sources: Sequence[Source]) -> None:
+    try:
+        keep_manifests(cache, sources)
+    except CacheError as error:  # shards that are there already can be read all the same
+        log.warning("%s; manifests are not kept", error)
 
 
 def _require_hashes(shards: Catalog, *, by_range: bool) -> None:

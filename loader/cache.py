@@ -10,9 +10,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from loader.disk import write_whole, writing
+from loader.disk import remove_drafts, write_whole, writing
 from loader.source import Source
 from loader.transfer import part_path
+from shards.errors import CacheError
 from shards.manifest import NAME, dump_manifest
 from shards.mounts import file_system, is_local, on_colab
 
@@ -22,18 +23,21 @@ _RESERVE_BYTES = 10 * 10**9
 _POLL_S = 0.05
 _REMOVAL_POLLS = 20
 _RELIEF_POLLS = 20  # what another process holds and does not read, it lets go of at its next sample
+_TIMES_GONE = 2
+_BESIDE = (".idx", ".sha256")
 
 
 class Pin:
     """A shared lock on a cached file: as long as it is held, nobody evicts the file."""
 
     def __init__(self, path: Path, lock: int) -> None:
+        """Hold a lock; -1 is none, in a cache that cannot be written."""
         self.path = path
-        self._lock = lock
+        self._lock, self._process = lock, os.getpid()
 
     def release(self) -> None:
         if self._lock >= 0:
-            os.close(self._lock)
+            _unlock(self._lock, self._process)
             self._lock = -1
 
 
@@ -52,6 +56,7 @@ class ShardCache:
 
         Raises:
             ValueError: if the folder lies on a network file system, or the limit is not positive.
+            CacheError: if it cannot be made.
         """
         if limit_bytes is not None and limit_bytes <= 0:
             raise ValueError(f"cache_bytes must be positive, got {limit_bytes}")
@@ -60,7 +65,9 @@ class ShardCache:
                 f"cache_dir {folder} lies on a {file_system(folder)} file system; a cache has to "
                 "be on a local disk: pass cache_dir, or set SHARD_CACHE_DIR"
             )
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        remove_drafts(_entries(folder))
         self.folder, self._told = folder, False
         self._pressure = folder / "pressure"
         self._seen = _modified_ns(self._pressure)
@@ -83,10 +90,30 @@ class ShardCache:
             need_bytes: room to make before fetching.
             stop: ends a wait for another process; then InterruptedError is raised.
             relieve: called when there is no room, to release pins that can be spared.
+
+        Raises:
+            CacheError: if the folder cannot be written; then no part of the file stays.
         """
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        hit = True
+        for _ in range(_TIMES_GONE):
+            try:
+                return self._acquire(name, fetch, need_bytes, stop, relieve)
+            except CacheError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                log.warning("%s: somebody removed it; it is made anew", self.folder)
+        return self._acquire(name, fetch, need_bytes, stop, relieve)
+
+    def _acquire(
+        self,
+        name: str,
+        fetch: Callable[[Path], None],
+        need_bytes: int,
+        stop: threading.Event,
+        relieve: Callable[[], None],
+    ) -> tuple[Pin, bool]:
+        path, hit = self.folder / name, True
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             if (pin := _pin(path, stop)) is not None:
                 return pin, hit
@@ -115,9 +142,18 @@ class ShardCache:
             if _evict(self.folder / name) or stop.wait(_POLL_S):
                 return
 
+    def discard(self, name: str) -> None:
+        """Remove a file that was found to be damaged, whoever reads it: they keep what they have.
+
+        Raises:
+            CacheError: if it cannot be removed.
+        """
+        with writing(self.folder):
+            _remove(self.folder / name)
+
     def retire(self, name: str) -> None:
         """Let a file be the first to leave when room is needed."""
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.utime(self.folder / name, (0, 0))
 
     def keep(self, name: str, make: Callable[[], bytes]) -> None:
@@ -232,20 +268,26 @@ def _files(folder: Path) -> list[tuple[str, int]]:
 
 
 def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
-    """What lies in the folders of a cache."""
-    with os.scandir(folder) as homes:
+    """What lies in the folders of a cache, as far as they are there."""
+    with suppress(FileNotFoundError), os.scandir(folder) as homes:
         for home in homes:
             if home.is_dir():
-                with os.scandir(home) as entries:
+                with suppress(FileNotFoundError), os.scandir(home) as entries:
                     yield from entries
 
 
 def _pin(path: Path, stop: threading.Event) -> Pin | None:
     """Hold a file and mark it as used; None if it is not there."""
-    lock = _lock(path, fcntl.LOCK_SH, stop)
+    try:
+        lock = _lock(path, fcntl.LOCK_SH, stop)
+    except CacheError:
+        if path.exists():  # where no lock can be made, little is evicted; what is open stays
+            return Pin(path, -1)
+        raise
+    pin = Pin(path, lock)
     if _touch(path):
-        return Pin(path, lock)
-    os.close(lock)
+        return pin
+    pin.release()
     return None
 
 
@@ -255,6 +297,8 @@ def _touch(path: Path) -> bool:
         os.utime(path)
     except FileNotFoundError:
         return False
+    except OSError:  # of a folder that can only be read, or of somebody else's file
+        return path.exists()
     return True
 
 
@@ -264,8 +308,14 @@ def _lock_path(path: Path) -> Path:
 
 
 def _lock(path: Path, kind: int, stop: threading.Event) -> int:
-    """A descriptor that holds a lock on ``path``; lock files are never removed."""
-    descriptor = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    """A descriptor that holds a lock on ``path``; lock files are never removed.
+
+    Raises:
+        InterruptedError: if ``stop`` came first.
+        CacheError: if there is no lock and none can be made.
+    """
+    with writing(path.parent):
+        descriptor = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         while True:
             try:
@@ -279,20 +329,31 @@ def _lock(path: Path, kind: int, stop: threading.Event) -> int:
         raise
 
 
+def _unlock(descriptor: int, process: int) -> None:
+    """Give a lock back, also where a child that was forked meanwhile has its descriptor too.
+
+    Args:
+        process: that took the lock; a child of it only closes what it has.
+    """
+    if os.getpid() == process:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
 @contextmanager
 def _locked(path: Path, stop: threading.Event) -> Iterator[None]:
     """Hold an exclusive lock that nobody keeps for long."""
-    descriptor = _lock(path, fcntl.LOCK_EX, stop)
+    descriptor, process = _lock(path, fcntl.LOCK_EX, stop), os.getpid()
     try:
         yield
     finally:
-        os.close(descriptor)
+        _unlock(descriptor, process)
 
 
 @contextmanager
 def _exclusive(path: Path) -> Iterator[bool]:
     """Hold a file's exclusive lock; False, without it, if somebody else holds any."""
-    at_once = threading.Event()
+    at_once, process = threading.Event(), os.getpid()
     at_once.set()
     try:
         descriptor = _lock(path, fcntl.LOCK_EX, at_once)
@@ -302,13 +363,19 @@ def _exclusive(path: Path) -> Iterator[bool]:
     try:
         yield True
     finally:
-        os.close(descriptor)
+        _unlock(descriptor, process)
 
 
 def _evict(path: Path) -> bool:
     """Remove a file that nobody uses; False if somebody does."""
-    with _exclusive(path) as alone:
+    with _exclusive(path) as alone, writing(path.parent):
         if alone:
-            path.unlink(missing_ok=True)
-            path.with_name(path.name + ".idx").unlink(missing_ok=True)
+            _remove(path)
     return alone
+
+
+def _remove(path: Path) -> None:
+    """Remove a file of the cache, and what is kept beside it."""
+    path.unlink(missing_ok=True)
+    for kind in _BESIDE:
+        path.with_name(path.name + kind).unlink(missing_ok=True)

@@ -29,6 +29,10 @@ _KNOWN_BYTES = 64 * 10**6
 _HELD_SHARDS = 16
 
 
+class _MendedError(Exception):
+    """A shard was read anew, or its index done without: the batch is to be decoded again."""
+
+
 @dataclass(slots=True)
 class Decoded:
     """A finished batch: how many samples it holds, padding apart, and which were skipped."""
@@ -88,7 +92,7 @@ class BatchDecoder:
         self._store, self._recipe, self._stats = store, recipe, stats
         self._skip_errors, self._with_source = skip_errors, with_source
         self._pool = BufferPool(2 * keep_buffers, pinned=pinned)  # audio and MIDI
-        self._known = KnownFacts(_KNOWN_BYTES if recipe.same_every_epoch else 0)
+        self._known = self._forget()
         self._extras: dict[str, NDArray[Any]] = {}
         self._local = threading.local()
 
@@ -98,6 +102,17 @@ class BatchDecoder:
         Raises:
             DataError: naming sample and shard, unless errors are skipped.
         """
+        while True:
+            try:
+                return self._decode(places, epoch, size)
+            except _MendedError:  # each shard is mended once
+                self._known = self._forget()
+
+    def _forget(self) -> KnownFacts:
+        """Nothing is known: what was read of a damaged file may be wrong."""
+        return KnownFacts(_KNOWN_BYTES if self._recipe.same_every_epoch else 0)
+
+    def _decode(self, places: Places, epoch: int, size: int) -> Decoded:
         began = time.perf_counter()
         skipped: dict[int, Skipped] = {}
         decoder = SampleDecoder(self._recipe, self._scratch(), epoch=epoch)
@@ -173,7 +188,14 @@ class BatchDecoder:
                         skipped[row] = self._skip(number, facts[row].key, error)
 
     def _skip(self, number: int, key: str, error: DecodeError | ShardError) -> Skipped:
-        """The sample as one to be skipped, unless errors are to be raised."""
+        """The sample as one to be skipped, unless errors are to be raised.
+
+        Raises:
+            DecodeError: if they are.
+            _MendedError: if it was not the sample that is damaged.
+        """
+        if self._store.mend(number):
+            raise _MendedError
         shard = self._store.shards[number].url
         if not self._skip_errors:
             raise DecodeError(f"{shard}: sample {key!r}: {error}") from error

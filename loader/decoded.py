@@ -6,6 +6,7 @@ import os
 import queue
 import threading
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from loader.cache import ShardCache
 from loader.disk import measure, write_whole
 from loader.machine import free_memory
 from loader.meta import Meta, parse_meta
+from loader.opened import digest_path
 from loader.recipe import audio_extension
 from loader.source import Source
 from loader.store import ShardStore
@@ -139,18 +141,23 @@ class DecodedKeeper:
         """The tar and its index; both appear by rename, the tar last."""
         part, offsets = part_path(path, size), [0]
         try:
+            digest = sha256()
             with part.open("wb") as tar:
                 for row in range(len(reader)):
                     if self._stop.is_set():
                         raise StoppedError
                     key = reader.members(row)[0].key
                     members = decode_members(reader.read(row), sample_rate=self._sample_rate)
-                    tar.write(sample_bytes(key, members))
+                    blocks = sample_bytes(key, members)
+                    digest.update(blocks)
+                    tar.write(blocks)
                     offsets.append(tar.tell())
+                digest.update(END_OF_ARCHIVE)
                 tar.write(END_OF_ARCHIVE)
                 tar.flush()
                 os.fsync(tar.fileno())
             write_whole(path.with_name(f"{path.name}.idx"), index_bytes(offsets))
+            write_whole(digest_path(path), digest.hexdigest().encode())
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)

@@ -2,11 +2,12 @@
 
 import math
 import os
+import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -16,6 +17,7 @@ from shards.errors import CacheError
 _PROBE_BYTES = 16 << 20
 _FIRST_BYTES = 4096
 _CHUNK_BYTES = 1 << 18
+_DRAFT = re.compile(r"\.(\d+)-\d+\.draft$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def _open_s(path: Path) -> float:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a small file by rename: whole or absent, also after a loss of power."""
-    draft = path.with_name(f".{path.name}.{threading.get_native_id()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.draft")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with draft.open("wb") as file:
@@ -104,6 +106,14 @@ def write_whole(path: Path, data: bytes) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def remove_drafts(entries: Iterable["os.DirEntry[str]"]) -> None:
+    """Remove drafts that ``write_whole`` left in a process that was killed."""
+    for entry in entries:
+        if (match := _DRAFT.search(entry.name)) and not Path(f"/proc/{match[1]}").exists():
+            with suppress(OSError):
+                os.unlink(entry.path)
 
 
 @contextmanager

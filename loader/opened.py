@@ -1,30 +1,35 @@
 """Shards that are open: in place, or in the cache and pinned there."""
 
-import hashlib
 import logging
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from loader.cache import Pin
 from loader.catalog import Shard
 from loader.mapped import MappedReader
+from loader.patience import Pause, retry, within
+from loader.patient import PatientFile
 from loader.remote import RemoteFile, open_remote
-from shards.errors import FetchError, ShardError
+from shards.errors import CacheError, FetchError, ShardError
 from shards.manifest import require_size
+from shards.mounts import is_local
 from shards.reader import ShardReader
 
 log = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 4 << 20
 
 
 class Opened:
     """A reader that threads share, and how many of them use it now."""
 
-    def __init__(self, reader: ShardReader, pin: Pin | None) -> None:
-        self.reader = reader
+    def __init__(self, reader: ShardReader, pin: Pin | None, *, decoded: bool = False) -> None:
+        self.reader, self.decoded = reader, decoded
         self.users = 0
-        self.stale = False  # a decoded copy is there: close it once nobody uses it
+        self.stale = False  # another file is there to be read: close it once nobody uses it
         self._pin = pin
 
     def close(self) -> None:
@@ -33,22 +38,36 @@ class Opened:
             self._pin.release()
 
 
-def open_in_place(shard: Shard, pin: Pin | None, *, verify_hash: bool = False) -> Opened:
+def open_in_place(
+    shard: Shard,
+    pin: Pin | None,
+    *,
+    pause: Pause,
+    verify_hash: bool = False,
+    indexed: bool = True,
+) -> Opened:
     """A shard where it lies.
 
     Args:
+        pause: waits some seconds between attempts; may raise StoppedError.
         verify_hash: read all of it once and compare its SHA-256, too.
+        indexed: whether its index may be used, if it has one.
 
     Raises:
-        FetchError: if it is not there.
+        FetchError: if it is not there, or cannot be read.
         ShardError: if it is not what its manifest says.
     """
     assert shard.local is not None
     try:
-        return Opened(_reader(shard, shard.local, verify_hash=verify_hash), pin)
+        mounted = not is_local(shard.local)
+        file = PatientFile(shard.local, pause=pause, mounted=mounted)
+        index = _index_of(shard, shard.local, pause) if indexed else None
+        return Opened(_reader(shard, file, index, verify_hash=verify_hash), pin)
+    except FileNotFoundError:
+        _release(pin)
+        raise missing(shard) from None
     except BaseException:
-        if pin is not None:
-            pin.release()
+        _release(pin)
         raise
 
 
@@ -80,19 +99,73 @@ def open_by_range(
 
 
 def open_pinned(
-    shard: Shard, pin: Pin, *, decoded: bool = False, verify_hash: bool = False
+    shard: Shard, pin: Pin, *, pause: Pause, decoded: bool = False, verify_hash: bool = False
 ) -> Opened:
     """A shard, or its decoded copy, in the cache; the pin is released where that fails.
 
     Raises:
-        ShardError: if it is not what its manifest says.
+        ShardError: if it is not what its manifest says, or, decoded, not what was made.
+        CacheError: if it is gone again, with the folder that it lay in.
     """
+    digest = (kept_digest(pin.path) if decoded else _digest_of(shard, pin)) if verify_hash else None
     try:
-        open_reader = _copy_reader if decoded else partial(_reader, verify_hash=verify_hash)
-        return Opened(_cached_reader(shard, pin.path, open_reader), pin)
+        open_reader = _copy_reader if decoded else partial(_cached_file_reader, pause=pause)
+        reader = _cached_reader(shard, pin.path, open_reader)
+        try:
+            require_digest(reader, digest)
+        except BaseException:
+            reader.close()
+            raise
+        return Opened(reader, pin, decoded=decoded)
+    except FileNotFoundError as error:
+        pin.release()
+        raise CacheError(f"{pin.path}: is gone from the cache") from error
     except BaseException:
         pin.release()
         raise
+
+
+def kept_digest(path: Path) -> str | None:
+    """SHA-256 that a file of the cache had when it came, where one is kept beside it."""
+    try:
+        return digest_path(path).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+
+
+def digest_path(path: Path) -> Path:
+    """Where the SHA-256 of a file of the cache is kept, if no manifest tells it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _digest_of(shard: Shard, pin: Pin) -> str | None:
+    return shard.info.sha256 or kept_digest(pin.path)
+
+
+def require_digest(reader: ShardReader, expected: str | None) -> None:
+    """Read a shard whole and compare; None compares nothing.
+
+    Raises:
+        ShardError: if its SHA-256 is another.
+    """
+    if expected is not None and content_digest(reader) != expected:
+        raise ShardError(
+            f"{reader.name}: its content is not what the manifest says (SHA-256 differs): copy it "
+            "anew, or find out what is damaged with: python -m packer verify"
+        )
+
+
+def content_digest(reader: ShardReader) -> str:
+    """SHA-256 of all of a shard, in hexadecimal."""
+    digest = sha256()
+    for offset in range(0, reader.size, _CHUNK_BYTES):
+        digest.update(reader.read_at(offset, _CHUNK_BYTES))
+    return digest.hexdigest()
+
+
+def _release(pin: Pin | None) -> None:
+    if pin is not None:
+        pin.release()
 
 
 def missing(shard: Shard) -> FetchError:
@@ -120,22 +193,37 @@ def _copy_reader(shard: Shard, path: Path) -> ShardReader:
     return MappedReader(path, samples=shard.info.nsamples)
 
 
-def _reader(shard: Shard, path: Path, *, verify_hash: bool) -> ShardReader:
+def _cached_file_reader(shard: Shard, path: Path, *, pause: Pause) -> ShardReader:
+    file = PatientFile(path, pause=pause, mounted=False)
+    return _reader(shard, file, _index_of(shard, path, pause), verify_hash=False)
+
+
+def _index_of(shard: Shard, path: Path, pause: Pause) -> bytes | None:
+    """Content of a shard's index, if it has one and that is of use."""
+    if shard.info.nsamples < 0:
+        return None
+    index = shard.home.index or path.with_name(f"{path.name}.idx")
+    try:
+        return bytes(retry(partial(within, index.read_bytes, pause=pause), str(index), pause=pause))
+    except FileNotFoundError:
+        return None
+
+
+def _reader(
+    shard: Shard, file: PatientFile, index: bytes | None, *, verify_hash: bool
+) -> ShardReader:
     """A reader of a shard whose size and number of samples are the manifest's."""
     info, known = shard.info, shard.info.nsamples >= 0
     try:
         if known:
-            require_size(str(path), path.stat().st_size, info.filesize)
-        if verify_hash and _sha256(path) != info.sha256:
-            raise ShardError(
-                f"{path}: its content is not what the manifest says (SHA-256 differs): copy it "
-                "anew, or find out what is damaged with: python -m packer verify"
-            )
-        return ShardReader(path, samples=info.nsamples if known else None, index=shard.home.index)
-    except FileNotFoundError:
-        raise missing(shard) from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            require_size(file.name, file.size, info.filesize)
+    except ShardError:
+        file.close()
+        raise
+    reader = ShardReader(file, samples=info.nsamples if known else None, index=index)
+    try:
+        require_digest(reader, info.sha256 if verify_hash else None)
+    except BaseException:
+        reader.close()
+        raise
+    return reader

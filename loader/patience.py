@@ -33,6 +33,7 @@ class Patience:
         share_bytes: as many bytes come in ``stall_s`` over the slowest link that is waited for.
         longest_wait_s: the longest ``Retry-After`` of a server that is heeded.
         aside_s: while a reader's shard stalls for so long, other fetches go on.
+        lapse_s: a cache that could not be written is left alone for so long.
     """
 
     attempts: int = 6
@@ -41,6 +42,7 @@ class Patience:
     share_bytes: int = 4 << 20
     longest_wait_s: float = 300.0
     aside_s: float = 5.0
+    lapse_s: float = 60.0
 
 
 PATIENCE = Patience()

@@ -44,7 +44,7 @@ class RemoteFile:
             FetchError: if it cannot be reached, or its server does not tell its size.
             ShardError: if it has another size.
         """
-        self.name = url
+        self.name, self.inode = url, 0
         self._fs, self._path = open_url(url, storage_options)
         self.pause, self._count = pause, count
         found = self._retried(lambda: self._fs.size(self._path), 0)

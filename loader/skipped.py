@@ -1,11 +1,14 @@
 """Samples that could not be decoded and were skipped: counted, listed, and allowed only so far."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from loader.world import World
 from shards.errors import DecodeError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,13 @@ class SkipLog:
         """
         if not skipped:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            for sample in skipped:
-                file.write(json.dumps(asdict(sample) | {"epoch": self._epoch}) + "\n")
+        lines = [json.dumps(asdict(sample) | {"epoch": self._epoch}) + "\n" for sample in skipped]
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(lines)
+        except OSError as error:
+            log.warning("%s cannot be written: %s. Skipped: %s", self._path, error, "".join(lines))
         self._count += len(skipped)
         if self._count * self._ranks > self._allowed:
             raise DecodeError(

@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+import time
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +16,25 @@ import numpy as np
 
 from loader.cache import Pin, ShardCache, pin_if_cached
 from loader.catalog import Catalog
+from loader.disk import write_whole
 from loader.inplace import read_in_place
-from loader.opened import Opened, missing, open_by_range, open_in_place, open_pinned
+from loader.lapse import Lapse
+from loader.mend import is_another, is_indexed_wrongly, is_whole, remove_index
+from loader.opened import (
+    Opened,
+    digest_path,
+    kept_digest,
+    missing,
+    open_by_range,
+    open_in_place,
+    open_pinned,
+)
 from loader.order import Positions
+from loader.patience import PATIENCE
 from loader.source import Source
 from loader.stats import Stats
 from loader.transfer import StoppedError, transfer
-from shards.errors import ShardError
+from shards.errors import CacheError, ShardError
 from shards.index import index_bytes
 from shards.reader import ShardReader
 
@@ -77,7 +90,12 @@ class ShardStore:
         self._lock = threading.Condition()
         self._opening: set[int] = set()
         self._wanted: Counter[int] = Counter()  # shards that readers wait for
-        self._coming: set[int] = set()  # shards on their way
+        self._coming: dict[int, float] = {}  # shards on their way, and when a byte last came
+        self._lapse = Lapse()
+        self._made: set[str] = set()  # decoded copies that need no further look at their hash
+        self._mended: set[tuple[int, bool]] = set()
+        self._unindexed: set[int] = set()
+        self._shunned: set[tuple[int, bool]] = set()  # damaged in a cache that cannot be written
         self._stop = threading.Event()
         with _stores_lock:
             _stores.add(self)
@@ -107,7 +125,7 @@ class ShardStore:
             with self._lock:
                 entry.users -= 1
                 self._close_idle(0 if self._stop.is_set() else _OPEN_SHARDS)
-                self._close_stale(number)
+                self._close_stale(number, entry)
             if self._cache is not None and self._cache.is_pressed():
                 _close_unused_of_all()
 
@@ -130,11 +148,61 @@ class ShardStore:
         if not there:
             self._stats.fetched(name)
         with self._lock:
-            if number in self._open:
-                self._open[number].stale = True
-                self._close_stale(number)
+            if (entry := self._open.get(number)) is not None:
+                entry.stale = True
+                self._close_stale(number, entry)
         if not self._in_place[number]:
             self._cache.retire(self._raw_name(number))
+
+    def mend(self, number: int) -> bool:
+        """Look after a shard of which something does not decode; whether to read it once more.
+
+        What is damaged in the cache goes, and comes anew; a wrong index is done without. Each is
+        tried once.
+        """
+        with self._lock:
+            entry = self._open.get(number)
+            if entry is None or (number, entry.decoded) in self._mended:
+                return False
+            self._mended.add((number, entry.decoded))
+            entry.users += 1
+        again = False
+        try:
+            again = self._mend(number, entry)
+        finally:
+            with self._lock:
+                entry.users -= 1
+                if again:  # the next to ask for it opens it anew
+                    entry.stale = True
+                    self._open.pop(number, None)
+                self._close_stale(number, entry)
+        return again
+
+    def _mend(self, number: int, entry: Opened) -> bool:
+        shard = self.shards[number]
+        name = self._decoded_name(number) if entry.decoded else self._raw_name(number)
+        path = Path() if self._cache is None else self._cache.folder / name
+        if entry.reader.name != str(path):  # not out of the cache
+            if shard.local is None or not is_indexed_wrongly(entry.reader, shard.local):
+                return False
+            log.warning("%s: its index is not its own and not used", shard.url)
+            self._unindexed.add(number)
+            return True
+        expected = kept_digest(path) if entry.decoded else shard.info.sha256 or kept_digest(path)
+        try:
+            if is_whole(path, expected):
+                if not is_indexed_wrongly(entry.reader, path):
+                    return is_another(entry.reader, path)
+                log.warning("%s: its index is not its own; it is scanned", path)
+                remove_index(path)
+                return True
+            log.warning("%s: is damaged; it is removed from the cache and made anew", path)
+            assert self._cache is not None
+            self._cache.discard(name)
+        except (CacheError, OSError) as error:
+            log.warning("%s: is damaged and not used any more: %s", path, error)
+            self._shunned.add((number, entry.decoded))
+        return True
 
     def _raw_name(self, number: int) -> str:
         shard = self.shards[number]
@@ -158,7 +226,8 @@ class ShardStore:
         if (pin := self._find_decoded(number)) is not None:
             pin.release()
             return
-        self._fetch(number)[0].release()
+        if not self._lapse.lasts:
+            self._fetch(number)[0].release()
 
     @property
     def mean_sample_bytes(self) -> float:
@@ -215,8 +284,15 @@ class ShardStore:
             return entry
         if self._decoded:
             self.undecoded.put(number)
-        if not self._in_place[number]:
-            return self._open_cached(number)
+        if not self._in_place[number] and (number, False) not in self._shunned:
+            try:
+                return self._open_cached(number)
+            except CacheError as error:
+                self._lapse.begin(error)
+        return self._open_direct(number)
+
+    def _open_direct(self, number: int) -> Opened:
+        """A shard where it lies."""
         shard = self.shards[number]
         if shard.local is None:
             options = self._options_of(number)
@@ -225,7 +301,8 @@ class ShardStore:
         pin = pin_if_cached(shard.local, stop=self._stop)
         if pin is not None:
             self._stats.opened(str(shard.local))
-        entry = open_in_place(shard, pin, verify_hash=self._is_unverified(number))
+        verify, indexed = self._is_unverified(number), number not in self._unindexed
+        entry = open_in_place(shard, pin, pause=self.pause, verify_hash=verify, indexed=indexed)
         self._verified.add(number)
         return entry
 
@@ -234,8 +311,10 @@ class ShardStore:
         if (pin := self._find_decoded(number)) is None:
             return None
         name = self._decoded_name(number)
-        entry = self._open_or_remove(number, pin, name, decoded=True)
+        verify = self._verify_hash and name not in self._made
+        entry = self._open_or_remove(number, pin, name, decoded=True, verify_hash=verify)
         if entry is not None:
+            self._made.add(name)
             self._stats.opened(name)
         return entry
 
@@ -248,7 +327,7 @@ class ShardStore:
             entry = self._open_or_remove(number, pin, name, verify_hash=verify) if there else None
             if entry is None:
                 pin = self._fetch(number)[0] if there else pin
-                entry = open_pinned(self.shards[number], pin)
+                entry = open_pinned(self.shards[number], pin, pause=self.pause)
         self._verified.add(number)
         self._stats.opened(name)
         return entry
@@ -263,14 +342,16 @@ class ShardStore:
         assert self._cache is not None
         try:
             shard = self.shards[number]
-            return open_pinned(shard, pin, decoded=decoded, verify_hash=verify_hash)
+            return open_pinned(
+                shard, pin, pause=self.pause, decoded=decoded, verify_hash=verify_hash
+            )
         except ShardError as error:
             log.warning("%s; it is removed from the cache and made anew", error)
             self._cache.remove(name, stop=self._stop)
             return None
 
     def _find_decoded(self, number: int) -> Pin | None:
-        if not self._decoded or self._cache is None:
+        if not self._decoded or self._cache is None or (number, True) in self._shunned:
             return None
         return self._cache.find(self._decoded_name(number), stop=self._stop)
 
@@ -278,6 +359,10 @@ class ShardStore:
         """A shard in the cache, and whether it was there already."""
         assert self._cache is not None
         name = self._raw_name(number)
+        if self._lapse.lasts:
+            if (pin := self._cache.find(name, stop=self._stop)) is not None:
+                return pin, True
+            raise CacheError(f"{self._cache.folder}: is left alone for a while")
         with self._stats.time("fetch"):
             pin, there = self._cache.acquire(
                 name,
@@ -295,7 +380,7 @@ class ShardStore:
         with self._on_its_way(number):
             self._gate(number, 0)
             try:
-                transfer(
+                digest = transfer(
                     shard.url,
                     path,
                     storage_options=self._options_of(number),
@@ -306,8 +391,13 @@ class ShardStore:
                 )
             except FileNotFoundError:
                 raise missing(shard) from None
-        if shard.info.nsamples >= 0:
-            self._keep_index(number, path)
+        try:
+            if shard.info.sha256 is None:
+                write_whole(digest_path(path), digest.encode())
+            if shard.info.nsamples >= 0:
+                self._keep_index(number, path)
+        except (CacheError, OSError) as error:  # each can be done without
+            log.info("beside %s nothing is kept: %s", path, error)
 
     def _keep_index(self, number: int, path: Path) -> None:
         """Make the index of a shard that came: sooner than asking a slow mount for it."""
@@ -323,12 +413,18 @@ class ShardStore:
         """Let a transfer go on once no reader waits for another one that is under way."""
         self._stats.count("fetched_bytes", count)
         with self._lock:
-            while self._wanted.keys() & self._coming and number not in self._wanted:
+            self._coming[number] = time.monotonic()
+            while number not in self._wanted and self._is_awaited():
                 if self._stop.is_set():
                     break
                 self._lock.wait(_POLL_S)
         if self._stop.is_set():
             raise StoppedError
+
+    def _is_awaited(self) -> bool:
+        """Whether a shard that a reader waits for is on its way, and does not stall."""
+        since = time.monotonic() - PATIENCE.aside_s
+        return any(self._coming.get(number, 0.0) > since for number in self._wanted)
 
     @contextmanager
     def _wanting(self, number: int) -> Iterator[None]:
@@ -344,18 +440,19 @@ class ShardStore:
     @contextmanager
     def _on_its_way(self, number: int) -> Iterator[None]:
         with self._lock:
-            self._coming.add(number)
+            self._coming[number] = time.monotonic()
         try:
             yield
         finally:
             with self._lock:
-                self._coming.discard(number)
+                del self._coming[number]
                 self._lock.notify_all()
 
-    def _close_stale(self, number: int) -> None:
-        entry = self._open.get(number)
-        if entry is not None and entry.stale and not entry.users:
-            self._open.pop(number).close()
+    def _close_stale(self, number: int, entry: Opened) -> None:
+        if entry.stale and not entry.users:
+            if self._open.get(number) is entry:
+                del self._open[number]
+            entry.close()
 
     def _close_unused(self) -> None:
         """Close all shards that no thread reads just now, which lets the cache evict them."""

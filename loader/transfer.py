@@ -1,6 +1,7 @@
 """Copies one file from any fsspec URL to the local disk: resumed, retried, checked."""
 
 import hashlib
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 import fsspec
 
 from loader.disk import writing
-from loader.patience import Pause, WatchedFile, retry, within
+from loader.patience import PATIENCE, Pause, WatchedFile, retry, within
 from loader.version import exact_version
 from shards.errors import CacheError, FetchError
 from shards.protocols import missing_package
@@ -33,12 +34,25 @@ def open_url(url: str, storage_options: dict[str, Any] | None) -> tuple[Any, str
         FetchError: if its protocol is unknown or needs a package that is not installed.
     """
     try:
-        fs, path = fsspec.core.url_to_fs(url, **(storage_options or {}))
+        fs, path = fsspec.core.url_to_fs(url, **_with_timeouts(url, storage_options or {}))
     except ImportError as error:
         raise missing_package(url, error) from error
     except ValueError as error:
         raise FetchError(f"{url}: not a URL that can be opened: {error}") from error
     return fs, str(path)
+
+
+def _with_timeouts(url: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of fsspec, with limits for web servers that fall silent.
+
+    Without, aiohttp gives any request five minutes, however fast its bytes come.
+    """
+    if not url.startswith(("http://", "https://")) or "client_kwargs" in options:
+        return options
+    limits = importlib.import_module("aiohttp").ClientTimeout(
+        total=None, sock_connect=PATIENCE.stall_s, sock_read=PATIENCE.stall_s
+    )
+    return {**options, "client_kwargs": {"timeout": limits}}
 
 
 def read_url(
@@ -62,7 +76,7 @@ def transfer(
     sha256: str | None = None,
     gate: Callable[[int], None] = lambda count: None,
     pause: Pause = time.sleep,
-) -> None:
+) -> str:
     """Copy ``url`` to ``target``, which appears whole or not at all.
 
     A part left by an earlier, broken transfer is continued where the hash can tell a wrong one.
@@ -72,6 +86,9 @@ def transfer(
         size, sha256: what the file must have; None where it is not known.
         gate: called with the bytes of each chunk; may wait, or raise StoppedError.
         pause: waits some seconds between attempts; may raise StoppedError.
+
+    Returns:
+        The SHA-256 of the file, in hexadecimal.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -85,12 +102,14 @@ def transfer(
     for _ in range(2):  # content that does not match is fetched once more, afresh
         version = source.version() if sha256 is None else ""
         digest = source.append_to(part)
-        found = part.stat().st_size
+        with writing(part.parent):
+            found = part.stat().st_size
         same = sha256 is not None or source.version() == version
         if size in (None, found) and sha256 in (None, digest) and same:
-            os.replace(part, target)
-            return
-        part.unlink()
+            with writing(part.parent):
+                os.replace(part, target)
+            return digest
+        part.unlink(missing_ok=True)
     if not same:
         raise FetchError(f"{url}: is being written: it changed while it was read, twice")
     raise FetchError(

@@ -18,10 +18,12 @@ class TarFile(Protocol):
     Attributes:
         name: its path or URL, for messages.
         size: in bytes.
+        inode: its number on this machine; 0 if it is elsewhere.
     """
 
     name: str
     size: int
+    inode: int
 
     def expect(self, start: int, stop: int) -> None:
         """Be told what will be read soon."""
@@ -49,12 +51,16 @@ class LocalFile:
             ShardError: if it is a pipe, device or folder: reading one may never end.
         """
         self.name = str(path)
+        # a pipe would be waited for
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        status = os.fstat(self.descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        try:
+            found = os.fstat(self.descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ShardError(f"{path}: is no plain file, and so no shard")
+        except BaseException:
             self.close()
-            raise ShardError(f"{path}: is no plain file, and so no shard")
-        self.size = status.st_size
+            raise
+        self.size, self.inode = found.st_size, found.st_ino
 
     def expect(self, start: int, stop: int) -> None: ...
 
@@ -110,6 +116,11 @@ class ShardReader:
     def size(self) -> int:
         """Bytes of the tar."""
         return self._file.size
+
+    @property
+    def inode(self) -> int:
+        """Number of the file, which another one at its path does not have; 0 if it is remote."""
+        return self._file.inode
 
     @property
     def offsets(self) -> Offsets:
