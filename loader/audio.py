@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from loader.backends import import_torchcodec
 from shards.errors import DecodeError
 from shards.npy import npy_view
-from shards.pcm import PLAUSIBLE, mix_down, to_int16
+from shards.pcm import (
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    MOST_CHANNELS,
+    PLAUSIBLE,
+    USUAL,
+    mix_down,
+    to_int16,
+)
 
 _ffi, _lib = miniaudio.ffi, miniaudio.lib
 _COUNTED_AT_ONCE = 65536
@@ -70,7 +78,8 @@ def decode_window(
     """
 
     def decode(decoder: Decoder) -> int:
-        return _decode(decoder, row, sample_rate, start, at_least)
+        require_length(decoder.frames, decoder.sample_rate, at_least, stored_rate=stored_rate)
+        return _decode(decoder, row, sample_rate, start)
 
     return _try_each(data, extension, decode, stored_rate or sample_rate)
 
@@ -90,8 +99,10 @@ def decode_whole(
     """
 
     def decode(decoder: Decoder) -> NDArray[np.int16]:
-        row = np.empty(math.ceil(decoder.frames * sample_rate / decoder.sample_rate) + 1, np.int16)
-        return row[: _decode(decoder, row, sample_rate, 0, at_least)]
+        require_length(decoder.frames, decoder.sample_rate, at_least, stored_rate=stored_rate)
+        frames = _honest_frames(decoder, len(data))
+        row = np.empty(math.ceil(frames * sample_rate / decoder.sample_rate) + 1, np.int16)
+        return row[: _decode(decoder, row, sample_rate, 0)]
 
     return _try_each(data, extension, decode, stored_rate or sample_rate)
 
@@ -109,12 +120,16 @@ def copy_samples(samples: NDArray[np.int16], out: NDArray[Any]) -> int:
 
 
 def duration_s(data: Data, extension: str, *, stored_rate: int) -> float:
-    """Seconds of a file by its header.
+    """Seconds of a file: by its header, or as it decodes where that claims a lot.
 
     Raises:
         DecodeError: if no decoder opens it.
     """
-    return _try_each(data, extension, lambda d: float(d.frames / d.sample_rate), stored_rate)
+
+    def measure(decoder: Decoder) -> float:
+        return _honest_frames(decoder, len(data)) / decoder.sample_rate
+
+    return _try_each(data, extension, measure, stored_rate)
 
 
 def _try_each(
@@ -126,43 +141,53 @@ def _try_each(
         DecodeError: if none does; the message says what each found.
     """
     if extension.endswith("npy"):
-        return action(_Npy(data, stored_rate))
+        samples = _Npy(data, stored_rate)
+        _require_possible(samples)
+        return action(samples)
     tried = []
     for name, opener in _decoders(extension):
         try:
             with closing(opener(data)) as decoder:
+                _require_possible(decoder)
                 return action(decoder)
         except DecodeError as error:
             tried.append(f"{name}: {error}")
     raise DecodeError("; ".join(tried))
 
 
-def _decode(
-    decoder: Decoder, row: NDArray[Any], sample_rate: int, start: int, at_least: float
-) -> int:
-    """Read, and where needed mix and resample, a window."""
+def _decode(decoder: Decoder, row: NDArray[Any], sample_rate: int, start: int) -> int:
+    """Read, and where needed mix, resample and clip, a window."""
     rate = decoder.sample_rate
-    require_length(decoder.frames, rate, at_least)
     first = round(start * rate / sample_rate)
     wanted = len(row) if rate == sample_rate else -(-len(row) * rate // sample_rate)
     count = max(0, min(wanted, decoder.frames - first))
-    as_stored = decoder.int16 or row.dtype == np.float32
-    if decoder.channels == 1 and rate == sample_rate and as_stored:
+    if decoder.channels == 1 and rate == sample_rate and decoder.int16:
         _read_whole(decoder, first, row[:count])
     else:
         raw = np.empty((count, decoder.channels), dtype=np.float32)
         _read_whole(decoder, first, raw)
         mono = mix_down(raw)
+        if not decoder.int16 and not np.isfinite(mono).all():
+            raise DecodeError("holds samples that are no finite numbers")
         if rate != sample_rate:
             mono = soxr.resample(mono, rate, sample_rate)
         count = min(len(mono), len(row))
-        row[:count] = mono[:count] if row.dtype == np.float32 else to_int16(mono[:count])
+        if row.dtype == np.float32:
+            np.clip(mono[:count], -1.0, 1.0, out=row[:count])
+        else:
+            row[:count] = to_int16(mono[:count])
     row[count:] = 0
     return count
 
 
-def require_length(frames: int, sample_rate: int, at_least: float) -> None:
+def require_length(
+    frames: int, sample_rate: int, at_least: float, *, stored_rate: int | None = None
+) -> None:
     """Refuse audio that is shorter than ``at_least`` seconds, within one frame.
+
+    Args:
+        stored_rate: Hz that the annotation tells. Audio of just as many frames as that makes,
+            at another rate, is refused too: one of the two is damaged.
 
     Raises:
         DecodeError: with both lengths.
@@ -170,6 +195,35 @@ def require_length(frames: int, sample_rate: int, at_least: float) -> None:
     # resamplers round the number of frames, by less than one
     if frames < at_least * sample_rate - 1:
         raise DecodeError(f"holds {frames} frames, {at_least * sample_rate:.0f} are annotated")
+    told = 0 if stored_rate is None else round(at_least * stored_rate)
+    if told and frames == told and sample_rate != stored_rate:
+        raise DecodeError(f"declares {sample_rate} Hz, {stored_rate} are annotated")
+
+
+def _require_possible(decoder: Decoder) -> None:
+    """Refuse what only a damaged header claims; it would take any amount of memory.
+
+    Raises:
+        DecodeError: with what is claimed.
+    """
+    if not 1 <= decoder.channels <= MOST_CHANNELS:
+        raise DecodeError(f"declares {decoder.channels} channels; up to {MOST_CHANNELS} are read")
+    if not LOWEST_RATE <= decoder.sample_rate <= HIGHEST_RATE:
+        raise DecodeError(
+            f"declares {decoder.sample_rate} Hz; {LOWEST_RATE} to {HIGHEST_RATE} are read"
+        )
+
+
+def _honest_frames(decoder: Decoder, size: int) -> int:
+    """Frames of a file of ``size`` bytes: as declared, or counted where that is unusually many."""
+    if decoder.frames <= USUAL * size:
+        return decoder.frames
+    block, frames = np.empty((_COUNTED_AT_ONCE, decoder.channels), np.float32), 0
+    while got := decoder.read(frames, block[: decoder.frames - frames]):
+        frames += got
+    if frames < decoder.frames:
+        raise DecodeError(f"decodes to {frames} frames where its header declares {decoder.frames}")
+    return frames
 
 
 def _read_whole(decoder: Decoder, first: int, out: NDArray[Any]) -> None:

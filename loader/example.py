@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from loader.audio import copy_samples, decode_window, duration_s, require_length
 from loader.batch import Rows, TransformError
 from loader.mapped import MappedReader
-from loader.meta import Meta, parse_meta
+from loader.meta import Meta, is_believable, parse_meta
 from loader.order import hash_key
 from loader.recipe import Recipe, audio_extension, is_audio, midi_extension
 from loader.tokens import octuple
@@ -133,7 +133,7 @@ class SampleDecoder:
         small = [m for m in members if recipe.wants(m.extension) and not is_audio(m.extension)]
         found = _read(reader, small, self._scratch)
         example = Example(members[0].key, found, parse_meta(found.get("json")))
-        if recipe.needs_length and not example.meta.audio_s:  # the audio's header has to tell
+        if recipe.needs_length and not _tells_length(example.meta, members):
             example = read_example(reader, row, recipe, self._scratch)
         self.clock.lap("read")
         facts = _facts(example, recipe, self._epoch)
@@ -288,20 +288,31 @@ def _crop_start(key: str, length: int | None, recipe: Recipe, epoch: int) -> int
     return int(hash_key(recipe.seed, epoch, key_hash(key)) % np.uint64(room + 1))
 
 
+def _tells_length(meta: Meta, members: Sequence[Member]) -> bool:
+    """Whether JSON is enough to know how long a sample is; else its audio has to tell."""
+    audio = [member.size for member in members if is_audio(member.extension)]
+    return is_believable(meta, max(audio)) if audio else bool(meta.audio_s)
+
+
 def _duration(example: Example, recipe: Recipe) -> float:
     """Seconds of a sample: of its audio, else as annotated, else to its last note."""
-    meta = example.meta
-    if meta.audio_s:
+    meta, extension = example.meta, audio_extension(example.members)
+    if extension is None:
+        if meta.audio_s or meta.duration_s is not None:
+            return meta.audio_s or float(meta.duration_s or 0.0)
+        return _last_note_s(example)
+    data = example.members[extension]
+    if is_believable(meta, len(data)):
         return meta.audio_s
-    if extension := audio_extension(example.members):
-        data = example.members[extension]
-        return duration_s(data, extension, stored_rate=meta.sample_rate or recipe.sample_rate)
-    if meta.duration_s is not None:
-        return meta.duration_s
-    if (extension := midi_extension(example.members)) in ("mid", "midi"):
-        table = read_notes(bytes(example.members[extension])).table
-        return float((table[:, 0] + table[:, 1]).max(initial=0.0))
-    return 0.0
+    return duration_s(data, extension, stored_rate=meta.sample_rate or recipe.sample_rate)
+
+
+def _last_note_s(example: Example) -> float:
+    extension = midi_extension(example.members)
+    if extension not in ("mid", "midi"):
+        return 0.0
+    table = read_notes(bytes(example.members[extension])).table
+    return float((table[:, 0] + table[:, 1]).max(initial=0.0))
 
 
 def _transform(rows: Rows, row: int, key: str, recipe: Recipe, epoch: int) -> None:

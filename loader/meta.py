@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shards.errors import DecodeError
+from shards.pcm import HIGHEST_RATE, LOWEST_RATE, USUAL
 from shards.values import labels, number
 
 
@@ -32,6 +33,12 @@ class Meta:
     def audio_s(self) -> float:
         """Seconds of audio that were packed; 0 where it is not said."""
         return self.frames / self.sample_rate if self.frames and self.sample_rate else 0.0
+
+
+def is_believable(meta: Meta, size: int) -> bool:
+    """Whether audio of ``size`` bytes is as long as the JSON says, unless it is silent."""
+    frames, rate = meta.frames or 0, meta.sample_rate or 0
+    return 0 < frames <= USUAL * size and LOWEST_RATE <= rate <= HIGHEST_RATE
 
 
 def parse_meta(data: bytes | memoryview | None) -> Meta:

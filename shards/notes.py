@@ -14,6 +14,8 @@ COLUMNS = ("onset_s", "duration_s", "pitch", "velocity", "bar", "beat")
 LOWEST_PITCH, HIGHEST_PITCH = 21, 108  # the 88 keys of a piano
 _FINE = 30_720  # ticks a quarter of a cut file: 16 us at 120, and a MIDI header holds up to 32,767
 _GRID = 1 << 20  # parts of a tick: finer than any beat, coarser than rounding
+_SEQUENCES = 2  # the type of a file whose tracks do not sound together
+_SMPTE = 1 << 15
 _EDGE_S = 1e-6  # notes that end as a window starts are outside it, whatever rounding says
 
 NoteTable = NDArray[np.float64]
@@ -54,24 +56,29 @@ def parse_midi(data: bytes) -> Any:
     """A symusic score in ticks.
 
     Raises:
-        DecodeError: if symusic cannot parse it.
+        DecodeError: if it is damaged, of type 2 or in SMPTE time.
     """
-    _require_whole(data)
+    _require_readable(data)
     try:
         score: Any = symusic.Score.from_midi(data)
     except (RuntimeError, ValueError) as error:
         raise DecodeError(f"not a readable MIDI file: {error}") from error
-    if score.ticks_per_quarter <= 0:
-        raise DecodeError("MIDI in SMPTE time (frames, not beats) is not supported")
     return score
 
 
-def _require_whole(data: bytes) -> None:
-    """Refuse a file that is shorter than its chunks say: symusic reads on, beyond its memory."""
+def _require_readable(data: bytes) -> None:
+    """Refuse a file of a kind that has no beats or no order, and one that was cut off.
+
+    Of what is shorter than its chunks say, symusic reads on, beyond its memory.
+    """
     start = 8 + int.from_bytes(data[4:8], "big")
     tracks = int.from_bytes(data[10:12], "big")
     if data[:4] != b"MThd" or len(data) < 14:
         raise DecodeError("not a readable MIDI file: it does not begin with a MIDI header")
+    if int.from_bytes(data[8:10], "big") == _SEQUENCES:
+        raise DecodeError("MIDI of type 2 (sequences that follow no order) is not supported")
+    if not 0 < int.from_bytes(data[12:14], "big") < _SMPTE:
+        raise DecodeError("MIDI in SMPTE time (frames, not beats) is not supported")
     for number in range(1, tracks + 1):
         stop = start + 8 + int.from_bytes(data[start + 4 : start + 8], "big")
         if len(data) < max(stop, start + 8):
@@ -237,6 +244,8 @@ def _piano_notes(score: Any) -> tuple[Ticks, Ticks, Ticks, Ticks, int]:
         none = np.empty(0, np.int64)
         columns = [np.concatenate([none, *(notes[name] for notes in melodic)]) for name in names]
     onset, duration, pitch, velocity = columns
+    if min(onset.min(initial=0), duration.min(initial=0)) < 0:
+        raise DecodeError("MIDI of more than 2^31 ticks is not supported")
     piano = (pitch >= LOWEST_PITCH) & (pitch <= HIGHEST_PITCH) & (duration > 0)
     left_out = score.note_num() - int(np.count_nonzero(piano))
     if left_out == 0:

@@ -5,6 +5,9 @@ from numpy.typing import NDArray
 
 INT16_SCALE = 32768.0
 PLAUSIBLE = 1024  # frames a byte of a file can hold; FLAC of digital silence has some 350
+USUAL = 64  # frames a byte of a file holds, unless it is nearly silent
+MOST_CHANNELS = 64
+LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz
 
 
 def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
