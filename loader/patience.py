@@ -52,19 +52,21 @@ def retry(
     action: Callable[[], Result],
     url: str,
     *,
+    attempts: int | None = None,
     pause: Pause = time.sleep,
     progress: Callable[[], int] = lambda: 0,
 ) -> Result:
     """Run an action on a URL, again and with growing pauses while it fails as networks do.
 
     Args:
+        attempts: None is ``PATIENCE.attempts``.
         pause: waits some seconds; may raise StoppedError.
         progress: bytes that are there by now; where they grew, attempts are counted anew.
 
     Raises:
         FileNotFoundError: at once.
         FetchError: at once where it will not pass, such as access that is denied or a path that
-            leads through a file, else after ``PATIENCE.attempts``.
+            leads through a file, else after so many attempts.
     """
     failed, reached = 0, progress()
     while True:
@@ -78,7 +80,7 @@ def retry(
         except network_errors() as error:
             now = progress()
             failed, reached = 1 if now > reached else failed + 1, now
-            wait_s = _wait_s(error, url, failed)
+            wait_s = _wait_s(error, url, failed, attempts or PATIENCE.attempts)
         pause(wait_s)
 
 
@@ -194,7 +196,7 @@ def _close(file: Any) -> None:
         file.__exit__(None, None, None)
 
 
-def _wait_s(error: Exception, url: str, failed: int) -> float:
+def _wait_s(error: Exception, url: str, failed: int, attempts: int) -> float:
     """Seconds to wait after so many failures in a row.
 
     Raises:
@@ -207,7 +209,7 @@ def _wait_s(error: Exception, url: str, failed: int) -> float:
     asked_s = retry_after_s(error) or 0.0
     # fsspec says of a server that fails, too, that a file is not there
     passing = may_pass(error) or isinstance(error, FileNotFoundError)
-    if not passing or failed >= PATIENCE.attempts or asked_s > PATIENCE.longest_wait_s:
+    if not passing or failed >= attempts or asked_s > PATIENCE.longest_wait_s:
         times = f" {failed} times" if failed > 1 else ""
         raise FetchError(f"{url}: failed{times}: {_remedy(url, error, asked_s)}") from error
     return max(asked_s, PATIENCE.first_pause_s * float(2 ** (failed - 1)))

@@ -59,12 +59,13 @@ def read_url(
     url: str,
     storage_options: dict[str, Any] | None,
     *,
+    attempts: int | None = None,
     pause: Pause = time.sleep,
 ) -> bytes:
     """A whole small file; arguments and errors are those of ``retry``."""
     fs, path = open_url(url, storage_options)
     read = partial(within, lambda: fs.cat_file(path), size=_SMALL_FILE_BYTES, pause=pause)
-    return bytes(retry(read, url, pause=pause))
+    return bytes(retry(read, url, attempts=attempts, pause=pause))
 
 
 def transfer(
