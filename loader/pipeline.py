@@ -100,6 +100,11 @@ class Pipeline(IterableDataset[Batch]):
         """Names of the columns of ``labels``, in order."""
         return self._recipe.dimensions
 
+    @property
+    def batches_left(self) -> int:
+        """Batches that the next ``iter()`` gives on this rank, in the rest of a loaded epoch."""
+        return self._steps(self._next[1])
+
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank; the same on every rank."""
         steps = self._steps(0)

@@ -17,9 +17,11 @@ from packer.build import build
 from packer.options import Options
 from shards.reader import ShardReader
 from trainer import preflight_model
+from trainer.memory import OutOfMemoryError, largest
 from trainer.preflight import findings, main, read_plan
 from trainer.preflight_loading import Loaded, judge_loading
-from trainer.preflight_model import OutOfMemoryError, Step, check_step, largest, largest_by_line
+from trainer.preflight_model import check_step, largest_by_line
+from trainer.trial import Step
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [
@@ -226,12 +228,12 @@ def test_a_batch_too_large_for_the_cpu_is_told_before_it_is_run(shards, tmp_path
 
 
 def test_a_batch_too_large_for_a_gpu_is_bisected(shards, tmp_path, monkeypatch):
-    def run_step(plan, statistics, batch):
+    def try_step(plan, statistics, batch):
         if len(batch["__key__"]) > 6:
             raise OutOfMemoryError("CUDA out of memory")
         return Step(0.1, 10**9)
 
-    monkeypatch.setattr(preflight_model, "run_step", run_step)
+    monkeypatch.setattr(preflight_model, "try_step", try_step)
     monkeypatch.setattr(preflight_model, "on_cuda", lambda plan: True)
     plan = read_plan(options(shards, tmp_path, data__batch_size=16))
     statistics = {"rank": {"mean": 0.5, "std": 0.3}}
@@ -245,7 +247,7 @@ def test_a_batch_too_large_for_a_gpu_is_bisected(shards, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("most", [0, 1, 5, 14, 15])
 def test_the_largest_batch_that_fits_is_found(most):
-    assert largest(lambda rows: rows <= most, below=16) == most
+    assert largest(lambda rows: rows <= most, most=15) == most
 
 
 def test_the_largest_batch_follows_from_two_peaks():

@@ -205,7 +205,8 @@ def test_fit_learns_and_leaves_figures_and_checkpoints(
     assert {"val/mae/loud", "val/pearson/half", "val/r2", "val/mae_mean_baseline"} <= found[
         "last"
     ].keys()
-    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    checkpoints = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    assert checkpoints == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     logs = {p.name for p in (tmp_path / "logs").iterdir()}
     assert any(name.startswith("events.out.tfevents") for name in logs)
 
@@ -353,28 +354,3 @@ def test_the_last_checkpoint_is_the_last_state_also_where_the_loss_rises(
     (best,), (last,) = tmp_path.rglob("best.ckpt"), tmp_path.rglob("last.ckpt")
     assert torch.load(best, weights_only=True)["epoch"] == 0
     assert torch.load(last, weights_only=True)["epoch"] == 2
-
-
-def test_an_interrupted_run_leaves_where_it_was(
-    shards: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    """Ctrl-C within an epoch: the checkpoint holds the position of the data in it."""
-
-    def interrupt(self: Rater, *args: Any) -> None:
-        if self.global_step == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Rater, "on_train_batch_end", interrupt)
-    options = ("--mode=midi", "--trainer.max_epochs=3")
-    with pytest.raises(SystemExit):
-        main(command("fit", shards, tmp_path, *options))
-    (last,) = tmp_path.rglob("last.ckpt")
-    checkpoint = torch.load(last, weights_only=True)
-    assert checkpoint["global_step"] == 4
-    assert checkpoint["PianoData"]["train"]["position"] == 8  # of the second epoch
-    assert f"--ckpt_path {last}" in capsys.readouterr().out
-    monkeypatch.undo()
-    assert main(command("fit", shards, tmp_path, *options, f"--ckpt_path={last}")) == 0

@@ -1,27 +1,46 @@
 """The callbacks of a run."""
 
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
 
+from trainer.checkpoint import BEST, FOLDER
+from trainer.folder import RunFolder
 from trainer.history import History
+from trainer.keeper import Keeper
+from trainer.stopping import StopSignals
+
+_MONITOR = "val/loss"
 
 
-def make_callbacks(asked: Any, folder: Path) -> list[Callback]:
+def make_callbacks(asked: Any, folder: RunFolder, signals: StopSignals) -> list[Callback]:
     """What accompanies a fit, but for what is switched off; a callback is a line here.
 
     Args:
         asked: the parsed config of the command: ``asked.trainer``, ``asked.data``, ...
-        folder: of the run, on a disk of this machine. What is written below it is kept, and
-            carried to where the run is to lie. ``trainer.log_dir`` is its folder ``logs``.
+        folder: of the run. What is written below ``folder.path``, which is on a disk of this
+            machine, is kept, and carried to where the run is to lie; ``trainer.default_root_dir``
+            is the same, and ``trainer.log_dir`` its folder ``logs``.
+        signals: what ends the run after its step.
     """
-    checkpoints = folder / "checkpoints"
+    keeper = Keeper(
+        folder.path,
+        signals,
+        minutes=asked.checkpoint_minutes,
+        log_keys=asked.log_keys,
+        saved=folder.saved,
+    )
     every = (
         (History(), True),
-        (_best(checkpoints), asked.trainer.enable_checkpointing),
-        (_last(checkpoints), asked.trainer.enable_checkpointing),
+        (_early_stopping(asked.early_stopping), asked.early_stopping is not None),
+        (_best(folder), asked.trainer.enable_checkpointing),
+        (keeper, asked.trainer.enable_checkpointing),
         (LearningRateMonitor(logging_interval="step"), asked.trainer.logger),
         # By name: where rich is installed, Lightning would take its bar.
         (TQDMProgressBar(), asked.trainer.enable_progress_bar),
@@ -29,18 +48,16 @@ def make_callbacks(asked: Any, folder: Path) -> list[Callback]:
     return [callback for callback, wanted in every if wanted is not False]
 
 
-def _best(folder: Path) -> ModelCheckpoint:
+def _best(folder: RunFolder) -> ModelCheckpoint:
+    """The weights of the lowest validation loss."""
     return ModelCheckpoint(
-        folder, monitor="val/loss", filename="best", enable_version_counter=False
-    )
-
-
-def _last(folder: Path) -> ModelCheckpoint:
-    """After every epoch, whatever the loss, and when the run is interrupted."""
-    return ModelCheckpoint(
-        folder,
-        filename="last",
-        monitor=None,
+        folder.path / FOLDER,
+        monitor=_MONITOR,
+        filename=BEST.removesuffix(".ckpt"),
         enable_version_counter=False,
-        save_on_exception=True,
+        save_weights_only=True,
     )
+
+
+def _early_stopping(patience: int | None) -> EarlyStopping:
+    return EarlyStopping(_MONITOR, patience=patience or 0)

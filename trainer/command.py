@@ -1,27 +1,45 @@
 """fit, validate and test: configs checked as a whole at the door, and the defaults of a run."""
 
+import os
+import sys
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from trainer import devices
 from trainer.callbacks import make_callbacks
+from trainer.checkpoint import WholeCheckpoints
 from trainer.checks import require_fit
 from trainer.data import PianoData
 from trainer.failures import run
+from trainer.fitting import MOST, largest_batch
+from trainer.folder import LOGS, RunFolder, run_name
+from trainer.memory import OutOfMemoryError, advice, is_out_of_memory, shares
 from trainer.models import Mode
 from trainer.module import Rater
 from trainer.plan import plan_of
+from trainer.sameness import differences
+from trainer.stopping import Stopped, StopSignals
+from trainer.trial import options_of
 
 _RUNS = Path("runs")
+# Of Lightning's Trainer: what takes objects, which a config could only give as classes to import.
+_OBJECTS = ("accelerator", "strategy", "logger", "callbacks", "profiler", "plugins", "precision")
 
 
 def main(name: str, argv: list[str]) -> int:
-    """Run fit, validate or test; 0, 1 if data or arguments are at fault."""
-    return run(lambda: Command([name, *argv]))
+    """Run fit, validate or test; 0, 1 if data or arguments are at fault, 130 after Ctrl-C."""
+    with StopSignals() as signals:
+        try:
+            return run(lambda: Command([name, *argv], signals=signals))
+        except Stopped as stopped:
+            return stopped.status
 
 
 class Command(LightningCLI):
@@ -29,18 +47,29 @@ class Command(LightningCLI):
 
     A command of its own module that takes the same config and options as fit, such as a check of
     it, parses them with ``Command(argv, name="preflight", run=False)``: it has the three, built and
-    not run, and what was asked for in ``config``. A wrong key or type exits with status 2 and its
+    not run, and what was asked for in ``asked``. A wrong key or type exits with status 2 and its
     path.
     """
 
-    def __init__(self, args: list[str], *, name: str = "", run: bool = True) -> None:
+    def __init__(
+        self,
+        args: list[str],
+        *,
+        name: str = "",
+        run: bool = True,
+        signals: StopSignals | None = None,
+    ) -> None:
         """Parse, build, and run if asked to.
 
         Args:
             args: of the command line; the first is the command where it is to be run.
             name: of the command that is not run here, for its help.
+            signals: what ends a fit after its step.
         """
         prog = f"python -m trainer {name}".strip()
+        self.signals = signals or StopSignals()
+        self.folder: RunFolder
+        self._name = args[0] if run else name
         super().__init__(
             Rater,
             PianoData,
@@ -49,30 +78,74 @@ class Command(LightningCLI):
             seed_everything_default=0,
             trainer_defaults=_trainer_defaults(),
             parser_kwargs={"prog": prog} if run else {"prog": prog, "description": None},
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=None,
             auto_configure_optimizers=False,
             # A checkpoint holds plain values only, so that loading one runs no code.
             load_from_checkpoint_support=False,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that is called: the parser of each takes a while to make."""
         known = LightningCLI.subcommands()
-        return {name: known[name] for name in ("fit", "validate", "test")}
+        return {name: known[name] for name in known if name == self._name}
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Lightning's Trainer with plain values alone: a config names no classes to import."""
+        parser.add_class_arguments(
+            Trainer, "trainer", fail_untyped=False, instantiate=False, skip=set(_OBJECTS)
+        )
+        add = parser.add_argument
+        add("--trainer.accelerator", type=str, default="auto", help="auto, cpu, gpu, mps, ...")
+        add("--trainer.strategy", type=str, default="auto", help="auto, ddp, fsdp, ...")
+        add("--trainer.logger", type=bool, default=True, help="write figures for TensorBoard")
+        add(
+            "--trainer.precision",
+            type=devices.Precision,
+            default="auto",
+            help="auto: bf16 where the device has it, fp16 on older GPUs, float32 on a CPU",
+        )
+        parser.set_defaults({f"trainer.{name}": v for name, v in self.trainer_defaults.items()})
+        parser.add_lightning_class_args(Rater, "model")
+        parser.add_lightning_class_args(PianoData, "data")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what model and data must agree on."""
-        parser.add_argument(
+        """What a run has besides, and what model and data must agree on."""
+        add = parser.add_argument
+        add(
             "--mode",
             type=Mode,
             default="fusion",
             help="what the model listens to, and all that is read",
         )
-        parser.add_argument(
+        add(
             "--out",
             type=str | None,
             default=None,
-            help="folder of the run; default: runs/CONFIG-MODE",
+            help="folder of the run, or a URL; an earlier run in it goes on. "
+            "Default: runs/CONFIG-MODE",
+        )
+        add("--fresh", action="store_true", help="remove what an earlier run left in the folder")
+        add(
+            "--checkpoint_minutes",
+            type=float,
+            default=10.0,
+            help="between two checkpoints within an epoch",
+        )
+        add("--log_keys", type=bool, default=True, help="keys.jsonl: the samples of every batch")
+        add(
+            "--early_stopping",
+            type=int | None,
+            default=None,
+            help="end after so many epochs without a better validation loss",
+        )
+        add(
+            "--auto_batch_size",
+            nargs="?",
+            const="largest",
+            default="off",
+            type=Literal["off", "largest", "accumulate"],
+            help="largest: the batch size that just fits; accumulate: at most data.batch_size, "
+            "accumulated to it where it does not fit at once",
         )
         parser.link_arguments("mode", "model.mode")
         parser.link_arguments("mode", "data.mode")
@@ -84,38 +157,161 @@ class Command(LightningCLI):
         """The parsed config of the command, without its name."""
         return self.config[self.subcommand] if self.subcommand else self.config
 
-    @property
-    def folder(self) -> Path:
-        """Of the run."""
-        asked = self.asked
-        given = asked.out or asked.trainer.default_root_dir
-        return Path(given) if given else _RUNS / run_name(asked.config, asked.mode)
-
     def before_instantiate_classes(self) -> None:
-        """Load checkpoints as plain tensors and values; look at what a run needs before it begins.
+        """Find the run's folder, and what the command goes on from or looks at.
 
         Raises:
-            ValueError: it would fail; what is wrong was printed, with its remedies.
+            ValueError: a fit would fail; what is wrong was printed, with its remedies.
         """
-        if self.subcommand:
-            self.asked.weights_only = True
-        if self.subcommand == "fit" and not getattr(rank_zero_only, "rank", 0):
-            require_fit(plan_of(self.asked.as_dict(), self.folder))
+        asked = self.asked
+        given = asked.out or asked.trainer.default_root_dir
+        asked.out = str(given or _RUNS / run_name(asked.config, asked.mode))
+        self.folder = RunFolder(asked.out, cache_dir=asked.data.cache_dir)
+        if not self.subcommand:
+            return
+        # Checkpoints are plain tensors and values, whatever the file claims to be.
+        asked.weights_only = True
+        if self.subcommand == "fit":
+            if _is_first():
+                require_fit(plan_of(asked.as_dict(), self.folder.shown))
+            self._prepare_fit()
+        elif asked.ckpt_path is None:
+            asked.ckpt_path = str(_existing(self.folder.open().best))
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """Add folder, logger and callbacks of a run."""
-        asked = self.config_init[self.subcommand] if self.subcommand else self.config_init
-        options["default_root_dir"] = str(self.folder)
+        """A Trainer with folder, logger and callbacks of the run."""
+        init = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        options |= vars(init.trainer.clone()) | devices.processes()
+        options["default_root_dir"] = str(self.folder.path)
+        accelerator = options["accelerator"]
+        options["precision"] = devices.precision(options["precision"], accelerator=accelerator)
+        options["plugins"] = [WholeCheckpoints()]
+        logs = options["logger"] and self.subcommand == "fit"
+        options["logger"] = logs and TensorBoardLogger(self.folder.path, name="", version=LOGS)
         if self.subcommand == "fit":
-            self.trainer_defaults["callbacks"] = make_callbacks(asked, self.folder)
-            if asked.trainer.logger in (None, True):
-                options["logger"] = TensorBoardLogger(self.folder, name="", version="logs")
-        return super().instantiate_trainer(**options)
+            if init.ckpt_path:  # Lightning would go over it again behind an epoch
+                options["num_sanity_val_steps"] = 0
+            options["callbacks"] = make_callbacks(init, self.folder, self.signals)
+        return Trainer(**options)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it, and end a fit that is stopped or out of memory with what is to be done."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Stopped as stopped:
+            self._tell_stopped(stopped)
+            raise
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(self._out_of_memory(error)) from error
+        finally:
+            if _is_first():
+                self.folder.close()
+
+    def _prepare_fit(self) -> None:
+        """Go on with the run in the folder, or begin one."""
+        asked, folder = self.asked, self.folder
+        if asked.fresh and _is_first():
+            folder.clear()
+        earlier = None if asked.fresh else folder.open().config()
+        found = None if asked.fresh else folder.checkpoint()
+        if asked.ckpt_path is None and earlier is not None and found is not None:
+            if asked.auto_batch_size != "off":  # what was found then
+                asked.data.batch_size = earlier["data"]["batch_size"]
+                kept = earlier["trainer"]["accumulate_grad_batches"]
+                asked.trainer.accumulate_grad_batches = kept
+            self._require_same(earlier, found)
+            asked.ckpt_path = str(found)
+        elif asked.auto_batch_size != "off":
+            self._find_batch_size()
+        self._say(f"{asked.mode} in {asked.out}: {self._start()}")
+        if _is_first():
+            folder.begin(self.plain_config())
+
+    def plain_config(self) -> dict[str, Any]:
+        """The config as ``config.yaml`` holds it: what another fit would take."""
+        parser = self._parser(self.subcommand)
+        config: dict[str, Any] = yaml.safe_load(parser.dump(self.asked, skip_none=False))
+        for key in ("config", "ckpt_path", "weights_only", "fresh"):
+            config.pop(key, None)
+        return config
+
+    def _require_same(self, earlier: dict[str, Any], checkpoint: Path) -> None:
+        changed = differences(earlier, self.plain_config())
+        if changed:
+            raise ValueError(
+                f"the run in {self.asked.out} has another config:\n  "
+                + "\n  ".join(changed)
+                + "\nGive it another folder with --out, begin anew in this one with --fresh, or "
+                f"go on nevertheless with --ckpt_path {checkpoint}"
+            )
+
+    def _find_batch_size(self) -> None:
+        asked = self.asked
+        if devices.several(asked.trainer):
+            raise ValueError(
+                "auto_batch_size: it is looked for on one device: find it with "
+                "--trainer.devices 1, then give --data.batch_size"
+            )
+        init = self.parser.instantiate_classes(self.config)[self.subcommand]
+        options = options_of(asked.trainer)
+        accumulates = asked.auto_batch_size == "accumulate"
+        before = asked.data.batch_size
+        batch, samples = init.data.first_batch()
+        most = min(MOST, samples, before if accumulates else MOST)
+        self._say("looking for the largest batch that fits ...")
+        found = largest_batch(init.model, batch, options, most=most)
+        if accumulates:
+            found, parts = shares(before, fitting=found)
+            asked.trainer.accumulate_grad_batches *= parts
+        asked.data.batch_size = found
+        accumulated = asked.trainer.accumulate_grad_batches
+        self._say(f"--data.batch_size {found} --trainer.accumulate_grad_batches {accumulated}")
+        self._set_seed()  # as if nothing had been tried
+
+    def _tell_stopped(self, stopped: Stopped) -> None:
+        state = self.folder.state()
+        where = "before the first checkpoint"
+        if state:
+            where = f"in epoch {state['epoch']}, after step {state['step']}"
+        self._say(f"stopped by {stopped} {where}; the same command goes on from there")
+
+    def _out_of_memory(self, error: BaseException) -> str:
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        lines = "\n  ".join(advice(self.plain_config()))
+        text = f"out of memory: {first}\nWhat makes a step smaller:\n  {lines}"
+        if self.subcommand == "fit" and (found := self.folder.checkpoint()):
+            text += f"\nWith a changed config the run goes on with --ckpt_path {found}"
+        return text
+
+    def _start(self) -> str:
+        """Where a run begins, in words."""
+        checkpoint, state = self.asked.ckpt_path, self.folder.state()
+        if checkpoint is None:
+            return "a new run"
+        if state and (state["ended"] or state["epochs"] >= self.asked.trainer.max_epochs):
+            return (
+                f"finished after {state['epochs']} epochs; raise --trainer.max_epochs to go on, "
+                "or begin anew with --fresh"
+            )
+        when = datetime.fromtimestamp(os.path.getmtime(checkpoint))
+        return f"goes on from {checkpoint} of {when:%Y-%m-%d %H:%M}"
+
+    def _say(self, text: str) -> None:
+        if _is_first():
+            print(f"{self.subcommand}: {text}", file=sys.stderr, flush=True)
 
 
-def run_name(configs: list[Any] | None, mode: str) -> str:
-    """What a run is called that was given no folder: after its last config and its mode."""
-    return f"{Path(str(configs[-1])).stem}-{mode}" if configs else mode
+def _is_first() -> bool:
+    """Whether this is the first of all processes, as their environment says."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def _existing(best: Path) -> Path:
+    if not best.exists():
+        raise ValueError(f"{best} does not exist: fit first, or name a file with --ckpt_path")
+    return best
 
 
 def _trainer_defaults() -> dict[str, Any]:

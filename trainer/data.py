@@ -109,6 +109,7 @@ class PianoData(LightningDataModule):
                 "labels alone: put the new ones into the annotations and pack them"
             )
         self.root = shards.rstrip("/")
+        self.batch_size = batch_size
         self.val_shards = val_shards
         self.dimensions = dimensions
         self.storage_options = storage_options
@@ -148,6 +149,27 @@ class PianoData(LightningDataModule):
         """
         manifest = _training_manifest(self.root, storage_options=self.storage_options)
         return label_statistics(manifest, dimensions=self.dimensions, root=self.root)
+
+    @property
+    def position(self) -> int:
+        """Samples of the training epoch that were delivered, over all ranks."""
+        position: int = self._open["train"].state_dict()["position"]
+        return position
+
+    @property
+    def batches(self) -> int:
+        """Training batches of a whole epoch on this rank."""
+        return len(self._open["train"])
+
+    @property
+    def batches_left(self) -> int:
+        """Training batches of the epoch that are still to come on this rank."""
+        return self._open["train"].batches_left
+
+    def first_batch(self) -> tuple[dict[str, Any], int]:
+        """A training batch, and how many samples an epoch of training has at most."""
+        with self._pipeline("train", **self._training | {"drop_last": False}) as pipe:
+            return next(iter(pipe)), len(pipe) * self.batch_size
 
     def setup(self, stage: str) -> None:
         """Open the pipelines of a stage."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from shards.errors import DataError
+from trainer.memory import OutOfMemoryError
 
 _OURS = ("loader", "shards", "trainer")
 # What Lightning says that would only puzzle a reader.
@@ -25,6 +26,14 @@ _NOISE = (
     # Short epochs are logged per epoch anyway.
     "The number of training batches .* is smaller than the logging interval.*",
 )
+# What it logs, once or again and again, and nobody asked for.
+_CHATTER = (
+    "litlogger",  # an advertisement
+    "`weights_only` was not set",
+    "Loading `train_dataloader`",
+    "TPU available",
+    "Restor",  # said before, with the time of the checkpoint
+)
 
 
 def run(action: Callable[[], object]) -> int:
@@ -32,7 +41,7 @@ def run(action: Callable[[], object]) -> int:
     _quieten()
     try:
         action()
-    except DataError as error:
+    except (DataError, OutOfMemoryError) as error:
         return _fail(error)
     except (ValueError, ImportError) as error:  # a bug, or a library's, ends in a traceback
         if not raised_by_us(error.__traceback__):
@@ -53,9 +62,8 @@ def raised_by_us(trace: TracebackType | None) -> bool:
 def _quieten() -> None:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
-    # An advertisement for another logger, at every start.
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    log.addFilter(lambda record: "litlogger" not in record.getMessage())
+    log.addFilter(lambda record: not any(text in record.getMessage() for text in _CHATTER))
 
 
 def _fail(error: Exception) -> int:

@@ -38,19 +38,6 @@ class History(Callback):
         if trainer.is_global_zero and "last" in self.epochs:
             print(summary(self.epochs, folder=trainer.default_root_dir), flush=True)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Say how an interrupted run goes on."""
-        kept = [c for c in trainer.checkpoint_callbacks if getattr(c, "save_on_exception", False)]
-        if trainer.is_global_zero and kept and isinstance(exception, KeyboardInterrupt):
-            path = Path(str(getattr(kept[0], "dirpath", ""))) / "last.ckpt"
-            print(
-                f"stopped in epoch {trainer.current_epoch}, after step {trainer.global_step}; "
-                f"the same command goes on with: --ckpt_path {path}",
-                flush=True,
-            )
-
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs}
 

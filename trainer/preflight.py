@@ -78,7 +78,7 @@ def read_plan(arguments: Sequence[str]) -> Plan:
         if not error.code:  # --help or --print_config
             raise
         raise explain(said.getvalue()) from None
-    return plan_of(reader.config.as_dict(), reader.folder)
+    return plan_of(reader.config.as_dict(), reader.folder.shown)
 
 
 def _show(arguments: Sequence[str], *, as_json: bool) -> list[Finding]:

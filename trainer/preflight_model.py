@@ -1,41 +1,23 @@
 """Can the models be built, and does a training step fit on the device?"""
 
-import logging
 import math
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import torch
-from lightning.pytorch import Callback, Trainer
-from torch.utils.data import DataLoader
 
 from loader.finding import Finding, State
 from loader.machine import free_memory
+from trainer.devices import uses_cuda
+from trainer.memory import OutOfMemoryError, largest
 from trainer.models import Batch, Mode, Statistics
 from trainer.module import Rater
 from trainer.plan import Plan
 from trainer.preflight_loading import Loaded, batch_bytes
+from trainer.trial import Step, options_of, resized, run_step
 
 MODES: tuple[Mode, ...] = get_args(Mode)
-_TRAINER_KEYS = ("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm")
 _ROOM = 0.9  # of what is free: other programs, and longer batches, need some
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a training step took: seconds, and bytes of memory at its peak."""
-
-    seconds: float
-    peak_bytes: int
-
-
-class OutOfMemoryError(Exception):
-    """A batch was too large for the device."""
 
 
 def build(plan: Plan, mode: Mode, statistics: Statistics) -> Rater:
@@ -98,60 +80,13 @@ def made_up(plan: Plan, statistics: Statistics, *, rows: int) -> Batch:
     return batch
 
 
-def resized(batch: Batch, rows: int) -> Batch:
-    """A batch with another number of rows, its own again and again."""
-    there = len(batch["__key__"])
-    chosen = [row % there for row in range(rows)]
-    return {
-        name: value[chosen] if isinstance(value, torch.Tensor) else [value[row] for row in chosen]
-        for name, value in batch.items()
-    }
-
-
-def run_step(plan: Plan, statistics: Statistics, batch: Batch) -> Step:
-    """One training step, as Lightning does it, on the device and in the precision of the config.
+def try_step(plan: Plan, statistics: Statistics, batch: Batch) -> Step:
+    """One training step on the device and in the precision of the config.
 
     Raises:
         OutOfMemoryError: it does not fit.
     """
-    rater = build(plan, plan.mode, statistics)
-    options = {name: plan.trainer[name] for name in _TRAINER_KEYS}
-    times = 2 if on_cuda(plan) else 1  # a GPU's first step loads its kernels
-    batches: Any = [batch] * times
-    clock = _Clock()
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a run of one step
-            trainer = Trainer(
-                **options,
-                devices=1,
-                fast_dev_run=times,
-                callbacks=[clock],
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                limit_val_batches=0,
-            )
-            meter = _Meter(trainer.strategy.root_device)
-            trainer.fit(rater, train_dataloaders=DataLoader(batches, batch_size=None))
-            return Step(clock.seconds, meter.peak_bytes())
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(str(error)) from error
-    finally:
-        log.setLevel(level)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or this machine, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "can't allocate memory" in str(error)
-    )
+    return run_step(build(plan, plan.mode, statistics), batch, options_of(plan.trainer))
 
 
 def check_step(
@@ -174,16 +109,16 @@ def check_step(
     rows = plan.batch_size
     if not on_cuda(plan):
         free = free_memory() if free_bytes is None else free_bytes
-        peaks = [run_step(plan, statistics, resized(batch, n)).peak_bytes for n in (1, 2)]
+        peaks = [try_step(plan, statistics, resized(batch, n)).peak_bytes for n in (1, 2)]
         least = batch_bytes(plan, 1)
         fitting = largest_by_line(*peaks, least=least, free_bytes=round(_ROOM * free))
         if free and fitting < rows:
             yield too_large(rows, fitting, f"of {free / 1e9:.1f} GB free memory")
             return
     try:
-        step = run_step(plan, statistics, resized(batch, rows))
+        step = try_step(plan, statistics, resized(batch, rows))
     except OutOfMemoryError as error:
-        fitting = largest(lambda n: _fits(plan, statistics, resized(batch, n)), below=rows)
+        fitting = largest(lambda n: _fits(plan, statistics, resized(batch, n)), most=rows - 1)
         yield too_large(rows, fitting, str(error).splitlines()[0])
         return
     yield Finding("ok", "training step", _told(plan, step, rows))
@@ -199,15 +134,6 @@ def largest_by_line(one: int, two: int, *, least: int, free_bytes: int) -> int:
     """
     each = max(two - one, least)
     return max(0, 1 + (free_bytes - one) // each)
-
-
-def largest(fits: Callable[[int], bool], *, below: int) -> int:
-    """The largest number under ``below`` that fits, where all smaller ones do; 0 if none does."""
-    low, high = 0, below
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
 
 
 def too_large(rows: int, fitting: int, why: str) -> Finding:
@@ -236,52 +162,12 @@ def judge_epoch(loaded_s: float, step_s: float, steps: int) -> Finding:
 
 def on_cuda(plan: Plan) -> bool:
     """Whether the config's device is a GPU of CUDA, here."""
-    return plan.trainer["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-
-
-class _Clock(Callback):
-    """Seconds of the last step, backward pass and optimiser included."""
-
-    seconds = 0.0
-
-    def on_train_batch_start(self, *args: object) -> None:
-        self._began = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()
-        self.seconds = time.perf_counter() - self._began
-
-
-class _Meter:
-    """Peak memory from here on: of the GPU, or of this process beyond what it has now."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            return
-        if _CLEAR.exists():
-            _CLEAR.write_text("5")  # the kernel's way to begin the peak anew
-        self._before = _resident("VmRSS")
-
-    def peak_bytes(self) -> int:
-        if self._device.type == "cuda":
-            return int(torch.cuda.max_memory_reserved(self._device))
-        return max(0, _resident("VmHWM") - self._before)
-
-
-def _resident(name: str) -> int:
-    """Bytes by the kernel's name; 0 where it does not tell."""
-    if not _STATUS.exists():
-        return 0
-    lines = (line.partition(":") for line in _STATUS.read_text().splitlines())
-    return next((int(rest.split()[0]) * 1024 for key, _, rest in lines if key == name), 0)
+    return uses_cuda(plan.trainer["accelerator"])
 
 
 def _fits(plan: Plan, statistics: Statistics, batch: Batch) -> bool:
     try:
-        run_step(plan, statistics, batch)
+        try_step(plan, statistics, batch)
     except OutOfMemoryError:
         return False
     return True

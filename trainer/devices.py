@@ -1,0 +1,44 @@
+"""What a run computes on: the precision that suits a device, and processes that are there."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import torch
+
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+_AMPERE = (8, 0)  # the first with bfloat16 in its tensor cores; others only pretend
+
+
+def uses_cuda(accelerator: str) -> bool:
+    """Whether Lightning's ``accelerator`` is CUDA on this machine."""
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def precision(asked: str, *, accelerator: str) -> str:
+    """What "auto" means on this machine: bfloat16, float16 with a scaled loss, or float32."""
+    if asked != "auto":
+        return asked
+    if not uses_cuda(accelerator):
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.get_device_capability() >= _AMPERE else "16-mixed"
+
+
+def several(trainer: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a config, or who started this process, wants more than one device."""
+    if int(environ.get("WORLD_SIZE", "1")) > 1:
+        return True
+    asked = trainer["devices"]
+    if asked in ("auto", -1, "-1"):
+        return uses_cuda(trainer["accelerator"]) and torch.cuda.device_count() > 1
+    number = len(asked) if isinstance(asked, list) else int(str(asked).count(",") or asked)
+    return number > 1
+
+
+def processes(environ: Mapping[str, str] = os.environ) -> dict[str, int]:
+    """Options of Lightning's Trainer that torchrun has decided already, by starting processes."""
+    if "TORCHELASTIC_RUN_ID" not in environ:
+        return {}
+    local = int(environ["LOCAL_WORLD_SIZE"])
+    return {"devices": local, "num_nodes": int(environ["WORLD_SIZE"]) // local}
