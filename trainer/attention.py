@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 
 class Encoded(NamedTuple):
@@ -17,6 +18,11 @@ class Encoded(NamedTuple):
 
     values: Tensor
     mask: Tensor
+
+
+def real_positions(length: int, real: Tensor) -> Tensor:
+    """(B, length) bool: True in the first ``real[b]`` positions of row b."""
+    return torch.arange(length, device=real.device) < real[:, None]
 
 
 class Attention(nn.Module):
@@ -72,8 +78,18 @@ class Transformer(nn.Module):
     a performance of no notes, padding) attends to it instead of dividing by zero.
     """
 
-    def __init__(self, dim: int, *, layers: int, heads: int, dropout: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        layers: int,
+        heads: int,
+        dropout: float,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        """Build the blocks; checkpointed, each is computed again on the way back, not kept."""
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         self.start = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         self.blocks = nn.ModuleList(Block(dim, heads=heads, dropout=dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
@@ -85,7 +101,10 @@ class Transformer(nn.Module):
         values = torch.cat([start, x.values], dim=1)
         x = Encoded(values, torch.cat([x.mask.new_ones(rows, 1), x.mask], dim=1))
         for block in self.blocks:
-            x = block(x)
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
         return Encoded(self.norm(x.values), x.mask)
 
 

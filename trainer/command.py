@@ -150,6 +150,7 @@ class Command(LightningCLI):
         parser.link_arguments("mode", "model.mode")
         parser.link_arguments("mode", "data.mode")
         parser.link_arguments("data.sample_rate", "model.sample_rate")
+        parser.link_arguments("data.seed", "model.seed")
         parser.link_arguments("data.statistics", "model.statistics", apply_on="instantiate")
 
     @property

@@ -1,7 +1,7 @@
 """Losses over labels of which some are missing and rows of which some are padding."""
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 
 def masked_mse(prediction: Tensor, target: Tensor, *, weight: Tensor) -> Tensor:
@@ -18,12 +18,36 @@ def masked_mse(prediction: Tensor, target: Tensor, *, weight: Tensor) -> Tensor:
     Returns:
         A scalar; 0 with gradients of 0 where no rank has a label.
     """
-    counts = valid(target, weight=weight)
-    # Before the subtraction: NaN times 0 is NaN, in the loss and in its gradient.
-    error = torch.where(counts, prediction, 0.0) - torch.where(counts, target, 0.0)
-    share = torch.where(counts, weight[:, None], 0.0)
+    error, share = _errors(prediction, target, weight=weight)
     total, ranks = _over_ranks(share.sum())
-    return (error.square() * share).sum() * ranks / total.clamp(min=1e-12)
+    return (error * share).sum() * ranks / total.clamp(min=1e-12)
+
+
+class UncertaintyWeighting(nn.Module):
+    """Squared errors per dimension, each weighed by how well it can be known.
+
+    A learned log variance s a dimension makes of its error L: (exp(-s) L + s) / 2, as in Kendall
+    et al., "Multi-Task Learning Using Uncertainty to Weigh Losses", 2018. Dimensions on which
+    raters disagree, which no model predicts, then stop to pull at what the others share.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(dimensions))
+
+    def forward(self, prediction: Tensor, target: Tensor, *, weight: Tensor) -> Tensor:
+        """Return the mean over the dimensions that any rank has a label of.
+
+        Arguments, masking and the scale of gradients are those of ``masked_mse``.
+        """
+        error, share = _errors(prediction, target, weight=weight)
+        totals, ranks = _over_ranks(share.sum(dim=0))
+        known = totals > 0
+        loss = (error * share).sum(dim=0) * ranks / totals.clamp(min=1e-12)
+        s = self.log_variance
+        terms = torch.where(known, 0.5 * (torch.exp(-s) * loss + s), 0.0)
+        mean: Tensor = terms.sum() / known.sum().clamp(min=1)
+        return mean
 
 
 def masked_mae(prediction: Tensor, target: Tensor) -> Tensor:
@@ -37,8 +61,16 @@ def valid(target: Tensor, *, weight: Tensor) -> Tensor:
     return torch.isfinite(target) & (weight > 0)[:, None]
 
 
+def _errors(prediction: Tensor, target: Tensor, *, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, D) squared errors and what each weighs; both 0 where there is no label."""
+    counts = valid(target, weight=weight)
+    # Before the subtraction: NaN times 0 is NaN, in the loss and in its gradient.
+    error = torch.where(counts, prediction, 0.0) - torch.where(counts, target, 0.0)
+    return error.square(), torch.where(counts, weight[:, None], 0.0)
+
+
 def _over_ranks(total: Tensor) -> tuple[Tensor, int]:
-    """Sum a scalar over the ranks, and say how many they are; this one alone without any."""
+    """Sum a tensor over the ranks, and say how many they are; this one alone without any."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return total, 1
     total = total.detach().clone()

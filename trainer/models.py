@@ -1,15 +1,18 @@
 """The rating models: encoders of audio, MIDI or both, and a head per dimension."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from shards.pcm import INT16_SCALE
 from trainer.attention import Encoded, Pool
 from trainer.encoders import AudioEncoder, MidiEncoder
 from trainer.features import LogMel
+from trainer.fusion import Fusion
+from trainer.pretrained import PretrainedEncoder, PretrainedOptions
 
 Mode = Literal["audio", "midi", "fusion"]
 Batch = Mapping[str, Any]
@@ -18,7 +21,13 @@ Statistics = dict[str, dict[str, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How large a model is, and how it looks at audio (n_fft and hop_length in samples)."""
+    """How large a model is, and how it looks at audio (n_fft and hop_length in samples).
+
+    Attributes:
+        modality_dropout: share of the training rows of a fusion that lose a modality.
+        gradient_checkpointing: compute transformer layers twice instead of keeping what they made.
+        pretrained: an audio encoder that takes the place of log-mel and what follows it.
+    """
 
     dim: int = 96
     layers: int = 2
@@ -27,6 +36,9 @@ class Size:
     n_mels: int = 64
     n_fft: int = 1024
     hop_length: int = 480
+    modality_dropout: float = 0.0
+    gradient_checkpointing: bool = False
+    pretrained: PretrainedOptions | None = None
 
 
 class RatingModel(nn.Module):
@@ -53,15 +65,38 @@ class RatingModel(nn.Module):
         ratings: Tensor = self.scale.restore(self.normalised(batch))
         return ratings
 
-    def normalised(self, batch: Batch) -> Tensor:
-        """Return (B, D) float32 ratings in standard deviations from the training mean."""
-        encoded = []
+    def normalised(
+        self, batch: Batch, *, spectrogram: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Return (B, D) float32 ratings in standard deviations from the training mean.
+
+        Args:
+            batch: what ``loader.make_pipeline`` yields.
+            spectrogram: an augmentation of log-mel; a pretrained encoder has none.
+        """
+        joined = self._joined(batch, spectrogram)
+        return torch.cat([head(joined) for head in self.heads], dim=1).float()
+
+    def backbone(self) -> list[nn.Parameter]:
+        """The parameters of the encoders that are trained; all others are heads and fusion."""
+        encoders = [encoder for encoder in (self.audio, self.midi) if encoder is not None]
+        return [p for encoder in encoders for p in encoder.parameters() if p.requires_grad]
+
+    def _joined(self, batch: Batch, spectrogram: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """(B, dim) of what the mode listens to."""
+        encoded: list[Encoded] = []
+        present: dict[str, Tensor] = {}
         if self.audio is not None:
-            encoded.append(self.audio(batch["audio"], batch["audio_frames"]))
+            audio, frames = waveform(batch["audio"]), batch["audio_frames"]
+            own = {"augment": spectrogram} if isinstance(self.audio, AudioEncoder) else {}
+            encoded.append(self.audio(audio, frames, **own))
+            present["heard"] = (frames > 0) & (audio != 0).any(dim=1)
         if self.midi is not None:
             encoded.append(self.midi(batch["midi"], batch["midi_notes"]))
-        joined = self.join(*encoded)
-        return torch.cat([head(joined) for head in self.heads], dim=1).float()
+            present["read"] = batch["midi_notes"] > 0
+        # One sequence is pooled whatever it holds; two are mixed by what there is.
+        joined: Tensor = self.join(*encoded, **(present if len(encoded) > 1 else {}))
+        return joined
 
 
 class Scale(nn.Module):
@@ -86,27 +121,21 @@ class Scale(nn.Module):
         return normalised * self.std + self.mean
 
 
-class LateFusion(nn.Module):
-    """Both modalities pooled apart, then mixed by a learned gate per feature.
-
-    It is handed sequences, not vectors, so that attention between them can take its place.
-    """
-
-    def __init__(self, dim: int, *, heads: int) -> None:
-        super().__init__()
-        self.audio_pool = Pool(dim, heads=heads)
-        self.midi_pool = Pool(dim, heads=heads)
-        self.gate = nn.Linear(2 * dim, dim)
-
-    def forward(self, audio: Encoded, midi: Encoded) -> Tensor:
-        """Return (B, dim)."""
-        heard, read = self.audio_pool(audio), self.midi_pool(midi)
-        gate = torch.sigmoid(self.gate(torch.cat([heard, read], dim=1)))
-        mixed: Tensor = gate * heard + (1.0 - gate) * read
-        return mixed
+def waveform(audio: Tensor) -> Tensor:
+    """Audio as it comes, int16 or floating point, as float32 in [-1, 1]."""
+    if audio.dtype == torch.int16:
+        return audio.float() / INT16_SCALE
+    return audio.float()
 
 
-def _audio_encoder(size: Size, *, sample_rate: int) -> AudioEncoder:
+def _audio_encoder(size: Size, *, sample_rate: int) -> AudioEncoder | PretrainedEncoder:
+    if size.pretrained is not None:
+        return PretrainedEncoder(
+            size.pretrained,
+            sample_rate=sample_rate,
+            dim=size.dim,
+            gradient_checkpointing=size.gradient_checkpointing,
+        )
     features = LogMel(sample_rate, n_mels=size.n_mels, n_fft=size.n_fft, hop_length=size.hop_length)
     return AudioEncoder(
         features,
@@ -115,16 +144,23 @@ def _audio_encoder(size: Size, *, sample_rate: int) -> AudioEncoder:
         layers=size.layers,
         heads=size.heads,
         dropout=size.dropout,
+        gradient_checkpointing=size.gradient_checkpointing,
     )
 
 
 def _midi_encoder(size: Size) -> MidiEncoder:
-    return MidiEncoder(dim=size.dim, layers=size.layers, heads=size.heads, dropout=size.dropout)
+    return MidiEncoder(
+        dim=size.dim,
+        layers=size.layers,
+        heads=size.heads,
+        dropout=size.dropout,
+        gradient_checkpointing=size.gradient_checkpointing,
+    )
 
 
 def _join(mode: Mode, size: Size) -> nn.Module:
     if mode == "fusion":
-        return LateFusion(size.dim, heads=size.heads)
+        return Fusion(size.dim, heads=size.heads, modality_dropout=size.modality_dropout)
     return Pool(size.dim, heads=size.heads)
 
 

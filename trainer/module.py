@@ -1,15 +1,19 @@
 """What Lightning trains: a rating model, its loss, its figures and its optimiser."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from trainer.losses import masked_mae, masked_mse
+from trainer.augmentation import Augmentation
+from trainer.augmenter import Augmenter
+from trainer.losses import UncertaintyWeighting, masked_mae, masked_mse
 from trainer.models import Batch, Mode, RatingModel, Size, Statistics
+from trainer.optimiser import adamw
+from trainer.pretrained import PREFIX, PretrainedOptions
 from trainer.schedule import warmup_cosine
 from trainer.scores import Scores
 
@@ -27,12 +31,21 @@ class Rater(LightningModule):
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.1,
+        modality_dropout: float = 0.1,
+        audio_encoder: str = "mel",
+        audio_layers: list[int] | None = None,
+        frozen_layers: int | None = None,
         n_mels: int = 64,
         n_fft: int = 1024,
         hop_length: int = 480,
+        gradient_checkpointing: bool = False,
+        loss: Literal["mse", "uncertainty"] = "mse",
         learning_rate: float = 1e-3,
+        backbone_learning_rate: float | None = None,
         weight_decay: float = 0.05,
         warmup_fraction: float = 0.05,
+        augment: Augmentation | None = None,
+        seed: int = 0,
     ) -> None:
         """Build the model; all of it is plain values, which a checkpoint carries.
 
@@ -44,19 +57,30 @@ class Rater(LightningModule):
             layers: transformer layers of each encoder.
             heads: attention heads.
             dropout: share of activations dropped in training.
+            modality_dropout: share of training rows of which a fusion hears or reads nothing.
+            audio_encoder: mel (log-mel and convolutions, trained here), or hf:NAME for a model of
+                the Hugging Face hub, or of a folder (HuBERT, wav2vec 2.0, MERT).
+            audio_layers: of an hf: encoder, whose outputs are weighed; null is all.
+            frozen_layers: of an hf: encoder, not trained, from the bottom; null is all.
             n_mels: mel bands.
             n_fft: window of the spectrogram, samples.
             hop_length: step of the spectrogram, samples; the encoder's is eight times that.
+            gradient_checkpointing: less memory for more time.
+            loss: mse, or uncertainty, which learns how much each dimension counts.
             learning_rate: AdamW's, at the end of the warm-up.
+            backbone_learning_rate: that of the encoders; null is the same.
             weight_decay: of matrices; vectors (biases, norms) have none.
             warmup_fraction: share of all steps in which the rate rises, in [0, 1].
+            augment: what is done to training batches; null is nothing.
+            seed: of the augmentation, as the data section says.
         """
         super().__init__()
         if not 0.0 <= warmup_fraction <= 1.0:
             raise ValueError(f"model.warmup_fraction must be in [0, 1], got {warmup_fraction}")
         if dim < 1 or heads < 1 or dim % heads:
             raise ValueError(f"model.dim must be a multiple of model.heads, got {dim} and {heads}")
-        self.save_hyperparameters()
+        # Not what only training needs, nor what is no plain value.
+        self.save_hyperparameters(ignore=["augment", "seed"])
         size = Size(
             dim=dim,
             layers=layers,
@@ -65,10 +89,20 @@ class Rater(LightningModule):
             n_mels=n_mels,
             n_fft=n_fft,
             hop_length=hop_length,
+            modality_dropout=modality_dropout,
+            gradient_checkpointing=gradient_checkpointing,
+            pretrained=_pretrained(audio_encoder, audio_layers, frozen_layers),
         )
         self.model = RatingModel(mode, statistics=statistics, sample_rate=sample_rate, size=size)
         self.scores = Scores(statistics)
+        self.weighting = UncertaintyWeighting(len(statistics)) if loss == "uncertainty" else None
+        self.augmenter = (
+            None
+            if augment is None
+            else Augmenter(augment, mode=mode, sample_rate=sample_rate, seed=seed)
+        )
         self.learning_rate = learning_rate
+        self.backbone_learning_rate = backbone_learning_rate
         self.weight_decay = weight_decay
         self.warmup_fraction = warmup_fraction
 
@@ -78,10 +112,15 @@ class Rater(LightningModule):
         return ratings
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss, in squared standard deviations of the labels."""
-        ratings = self.model.normalised(batch)
-        target = self.model.scale.normalise(batch["labels"])
-        loss = masked_mse(ratings, target, weight=batch["weight"])
+        """Return the loss; that of mse is in squared standard deviations of the labels."""
+        spectrogram: Callable[[Tensor], Tensor] | None = None
+        if self.augmenter is not None:
+            batch, spectrogram = self.augmenter(
+                batch, epoch=self.current_epoch, step=batch_idx, rank=self.global_rank
+            )
+        ratings = self.model.normalised(batch, spectrogram=spectrogram)
+        target, weight = self.model.scale.normalise(batch["labels"]), batch["weight"]
+        loss = (self.weighting or masked_mse)(ratings, target, weight=weight)
         mae = masked_mae(self.model.scale.restore(ratings), batch["labels"])
         rows = len(target)
         self.log("train/step_loss", loss, prog_bar=True, batch_size=rows)
@@ -118,7 +157,13 @@ class Rater(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, and a schedule that ends with the last step of the run."""
-        optimizer = self._optimizer()
+        optimizer = adamw(
+            self.parameters(),
+            backbone=self.model.backbone(),
+            learning_rate=self.learning_rate,
+            backbone_learning_rate=self.backbone_learning_rate,
+            weight_decay=self.weight_decay,
+        )
         total = int(self.trainer.estimated_stepping_batches)
         warmup = round(total * self.warmup_fraction)
         schedule = LambdaLR(
@@ -128,15 +173,6 @@ class Rater(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-    def _optimizer(self) -> Optimizer:
-        matrices = [p for p in self.parameters() if p.ndim > 1]
-        vectors = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": self.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return AdamW(groups, lr=self.learning_rate)
 
     def _score(self, batch: Batch) -> None:
         target = self.model.scale.normalise(batch["labels"])
@@ -150,3 +186,27 @@ class Rater(LightningModule):
         self.scores.reset()
         # Equal on all ranks already; the mean over ranks only says so to Lightning.
         self.log_dict(figures, sync_dist=True)
+
+
+def _pretrained(
+    encoder: str, layers: list[int] | None, frozen_layers: int | None
+) -> PretrainedOptions | None:
+    """What ``model.audio_encoder`` asks for: None for log-mel.
+
+    Raises:
+        ValueError: it is neither, or an option of the one goes with the other.
+    """
+    if encoder.startswith(PREFIX):
+        return PretrainedOptions(
+            name=encoder.removeprefix(PREFIX),
+            layers=None if layers is None else tuple(layers),
+            frozen_layers=frozen_layers,
+        )
+    if encoder != "mel":
+        raise ValueError(f"model.audio_encoder must be mel or {PREFIX}NAME, got {encoder!r}")
+    for name, value in (("audio_layers", layers), ("frozen_layers", frozen_layers)):
+        if value is not None:
+            raise ValueError(
+                f"model.{name} is of {PREFIX} encoders, and model.audio_encoder is mel"
+            )
+    return None

@@ -10,6 +10,7 @@ from torchmetrics.functional import (
     mean_squared_error,
     pearson_corrcoef,
     r2_score,
+    spearman_corrcoef,
 )
 
 from trainer.losses import valid
@@ -58,7 +59,7 @@ def figures(ratings: Tensor, labels: Tensor, *, statistics: Statistics) -> dict[
     Returns:
         ``loss`` is the squared error over all labels, ``mse`` the mean of that over the
         dimensions, both in squared standard deviations; ``mae`` is in the labels' units;
-        ``pearson`` and ``r2`` have none. The latter three also come per dimension, as
+        ``pearson``, ``spearman`` and ``r2`` have none. The latter four also come per dimension, as
         ``mae/NAME``. ``*_mean_baseline`` is the figure of always rating the training mean.
     """
     # as the model scales: a label that never varies is only shifted
@@ -66,7 +67,8 @@ def figures(ratings: Tensor, labels: Tensor, *, statistics: Statistics) -> dict[
     at_mean = torch.zeros_like(ratings)
     by_dimension = {
         "mae": _each(mean_absolute_error, ratings, labels) * units,
-        "pearson": _each(_pearson, ratings, labels),
+        "pearson": _each(_correlation(pearson_corrcoef), ratings, labels),
+        "spearman": _each(_correlation(spearman_corrcoef), ratings, labels),
         "r2": _each(_r2, ratings, labels),
     }
     means = by_dimension | {
@@ -97,9 +99,14 @@ def _each(measure: Callable[[Tensor, Tensor], Tensor], ratings: Tensor, labels: 
     return torch.stack(found)
 
 
-def _pearson(rating: Tensor, label: Tensor) -> Tensor:
-    flat = min(float(rating.std()), float(label.std())) < _FLAT
-    return _nan() if flat else pearson_corrcoef(rating, label)
+def _correlation(measure: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """The measure, or NaN where either side does not vary."""
+
+    def found(rating: Tensor, label: Tensor) -> Tensor:
+        flat = min(float(rating.std()), float(label.std())) < _FLAT
+        return _nan() if flat else measure(rating, label)
+
+    return found
 
 
 def _r2(rating: Tensor, label: Tensor) -> Tensor:

@@ -1,0 +1,82 @@
+"""Audio and MIDI to one vector, from both or from the one that a row has."""
+
+import torch
+from torch import Tensor, nn
+
+from trainer.attention import Attention, Encoded, Pool
+
+
+class Fusion(nn.Module):
+    """Each modality asks the other by cross-attention, is pooled, and a gate mixes the two.
+
+    What a row lacks has no part in it: nothing is asked of it, and the gate gives all to the
+    other. So a row without MIDI is rated as by ``audio`` alone, and the reverse. In training,
+    modalities are taken away at random, so that the ratings of such rows mean something.
+
+    The cross-attention's own gates, one a modality, begin at 0 (as in Alayrac et al.,
+    "Flamingo", 2022): fusion begins as two encoders side by side.
+    """
+
+    def __init__(self, dim: int, *, heads: int, modality_dropout: float = 0.0) -> None:
+        """Build it.
+
+        Args:
+            dim: width of both sequences and of what comes out.
+            heads: attention heads.
+            modality_dropout: share of training rows that lose one of two modalities.
+        """
+        super().__init__()
+        self.modality_dropout = modality_dropout
+        self.audio_asks = Ask(dim, heads=heads)
+        self.midi_asks = Ask(dim, heads=heads)
+        self.audio_pool = Pool(dim, heads=heads)
+        self.midi_pool = Pool(dim, heads=heads)
+        self.gate = nn.Linear(2 * dim, dim)
+
+    def forward(self, audio: Encoded, midi: Encoded, *, heard: Tensor, read: Tensor) -> Tensor:
+        """Mix.
+
+        Args:
+            audio, midi: of (B, S, dim) and (B, N, dim).
+            heard, read: (B,) bool, which rows have audio and which have MIDI. One that has
+                neither is given an equal mix of what the encoders make of nothing.
+
+        Returns:
+            (B, dim).
+        """
+        if self.training and self.modality_dropout:
+            heard, read = self._take_away(heard, read)
+        from_audio = self.audio_pool(self.audio_asks(audio, midi, answers=read))
+        from_midi = self.midi_pool(self.midi_asks(midi, audio, answers=heard))
+        gate = torch.sigmoid(self.gate(torch.cat([from_audio, from_midi], dim=1)))
+        gate = torch.where((heard & ~read)[:, None], 1.0, gate)
+        gate = torch.where((read & ~heard)[:, None], 0.0, gate)
+        # By torch.where, not by a product: whatever a missing modality holds stays out.
+        from_audio = torch.where((heard | ~read)[:, None], from_audio, 0.0)
+        from_midi = torch.where((read | ~heard)[:, None], from_midi, 0.0)
+        mixed: Tensor = gate * from_audio + (1.0 - gate) * from_midi
+        return mixed
+
+    def _take_away(self, heard: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one modality, either with equal chance, from some of the rows that have both."""
+        draw = torch.rand(len(heard), device=heard.device)
+        both = heard & read
+        deaf = both & (draw < self.modality_dropout / 2)
+        blind = both & ~deaf & (draw < self.modality_dropout)
+        return heard & ~deaf, read & ~blind
+
+
+class Ask(nn.Module):
+    """Cross-attention that a gate adds, in rows that have something to ask."""
+
+    def __init__(self, dim: int, *, heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads=heads)
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Encoded, other: Encoded, *, answers: Tensor) -> Encoded:
+        """Return x with what it gathered; ``answers`` (B,) bool tells where there is any."""
+        gathered = torch.tanh(self.gate) * self.attention(self.norm(x.values), other)
+        values = x.values + torch.where(answers[:, None, None], gathered, 0.0)
+        return Encoded(values, x.mask)
