@@ -22,9 +22,11 @@ from shards.keys import keys_bytes
 from shards.manifest import LabelStats, Manifest, ShardInfo, dump_manifest
 from shards.tar import sample_bytes
 from trainer.__main__ import main
+from trainer.augmentation import Augmentation
 from trainer.data import PianoData
 from trainer.models import Mode
 from trainer.module import Rater
+from trainer.optimiser import adamw
 from trainer.schedule import warmup_cosine
 from trainer.scores import Scores, figures
 
@@ -167,6 +169,8 @@ def test_every_config_loads_in_every_mode(
         ("--model.heads=many", "model.heads"),
         ("--mode=video", "mode"),
         ("--data.crop=end", "data.crop"),
+        ("--model.augment.gain=1", "gain"),
+        ("--model.augment.noise_snr_db=loud", "noise_snr_db"),
     ],
 )
 def test_unknown_keys_and_wrong_types_are_refused_by_path(
@@ -202,9 +206,13 @@ def test_fit_learns_and_leaves_figures_and_checkpoints(
     assert found["before"]["val/mse"] == pytest.approx(found["before"]["val/mse_mean_baseline"])
     assert found["best"]["val/mse"] < found["best"]["val/mse_mean_baseline"]
     assert found["last"]["train/loss"] < found["first"]["train/loss"]
-    assert {"val/mae/loud", "val/pearson/half", "val/r2", "val/mae_mean_baseline"} <= found[
-        "last"
-    ].keys()
+    assert {
+        "val/mae/loud",
+        "val/pearson/half",
+        "val/spearman",
+        "val/r2",
+        "val/mae_mean_baseline",
+    } <= found["last"].keys()
     checkpoints = {p.name for p in (tmp_path / "checkpoints").iterdir()}
     assert checkpoints == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     logs = {p.name for p in (tmp_path / "logs").iterdir()}
@@ -234,6 +242,8 @@ def test_a_checkpoint_is_validated_tested_and_refused_by_another_mode(
         (("--data.dimensions=[loud,bright]",), "bright"),
         (("--model.heads=3",), "model.heads"),
         (("--model.warmup_fraction=2",), "model.warmup_fraction"),
+        (("--model.audio_encoder=mert",), "model.audio_encoder must be mel or hf:NAME"),
+        (("--model.audio_layers=[1]",), "model.audio_layers"),
     ],
 )
 def test_trouble_is_one_line_and_status_1(
@@ -268,12 +278,17 @@ class Diary(Callback):
 
 
 def fit(
-    shards: Path, *, checkpoint: Path | None = None, callbacks: tuple[Callback, ...] = ()
+    shards: Path,
+    *,
+    checkpoint: Path | None = None,
+    callbacks: tuple[Callback, ...] = (),
+    **options: Any,
 ) -> tuple[list[tuple[int, tuple[str, ...]]], Rater]:
     """Two epochs of a tiny MIDI model; what it saw, and what it became."""
     seed_everything(0, verbose=False)
     data = PianoData(shards=str(shards), mode="midi", batch_size=8, shuffle="full", num_workers=2)
-    rater = Rater(mode="midi", statistics=data.statistics, dim=8, layers=1, heads=1, dropout=0.0)
+    size: dict[str, Any] = {"dim": 8, "layers": 1, "heads": 1, "dropout": 0.0}
+    rater = Rater(mode="midi", statistics=data.statistics, **size | options)
     diary = Diary()
     trainer = Trainer(
         max_epochs=2,
@@ -307,6 +322,59 @@ def test_a_resumed_run_repeats_and_skips_nothing_wherever_it_stopped(shards: Pat
             assert torch.equal(one, other), name
 
 
+def test_a_resumed_run_is_augmented_as_if_it_had_never_stopped(shards: Path, tmp_path: Path):
+    augment = Augmentation(pitch_p=0.5, stretch_p=0.5, velocity_p=0.9)
+    each = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    _, trained = fit(shards, callbacks=(each,), augment=augment)
+    _, plain = fit(shards)
+    _, resumed = fit(shards, checkpoint=tmp_path / "step=4.ckpt", augment=augment)
+    weights = [list(rater.parameters()) for rater in (trained, resumed, plain)]
+    assert all(map(torch.equal, weights[0], weights[1]))
+    assert not all(map(torch.equal, weights[0], weights[2]))
+
+
+def test_every_part_of_an_optimiser_has_its_rate_and_frozen_ones_have_none(shards: Path):
+    options: dict[str, Any] = {"loss": "uncertainty", "backbone_learning_rate": 1e-5}
+    _, rater = fit(shards, learning_rate=1e-2, gradient_checkpointing=True, **options)
+    optimiser = adamw(
+        rater.parameters(),
+        backbone=rater.model.backbone(),
+        learning_rate=1e-2,
+        backbone_learning_rate=1e-5,
+        weight_decay=0.1,
+    )
+    rates = {id(p): (g["lr"], g["weight_decay"]) for g in optimiser.param_groups
+             for p in g["params"]}  # fmt: skip
+    for name, parameter in rater.named_parameters():
+        backbone, decays = name.startswith("model.midi."), parameter.ndim > 1
+        expected = 1e-5 if backbone else 1e-2, 0.1 if decays else 0.0
+        assert rates[id(parameter)] == expected, name
+    assert rater.weighting is not None
+    assert rater.weighting.log_variance.detach().all()
+
+
+def test_checkpointed_gradients_are_those_of_the_whole(shards: Path):
+    _, whole = fit(shards)
+    _, spared = fit(shards, gradient_checkpointing=True)
+    for one, other in zip(whole.parameters(), spared.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_a_fusion_trains_augmented_from_the_command_line(shards: Path, tmp_path: Path):
+    need_torchaudio("fusion")
+    augment = tmp_path / "augment.yaml"
+    augment.write_text("model:\n  augment:\n    stretch_p: 0.5\n    noise_snr_db: [30.0, 40.0]\n")
+    options = (f"--config={augment}", "--model.augment.gain_p=0.9", "--model.loss=uncertainty")
+    assert main(command("fit", shards, tmp_path, "--trainer.max_epochs=1", *options)) == 0
+    (config,) = tmp_path.rglob("config.yaml")
+    text = config.read_text()
+    assert "gain_p: 0.9" in text
+    assert "stretch_p: 0.5" in text
+    (best,) = tmp_path.rglob("best.ckpt")
+    hyper_parameters = torch.load(best, weights_only=True)["hyper_parameters"]
+    assert Rater(**hyper_parameters).model is not None
+
+
 def test_validation_sees_every_sample_once_in_every_pass(shards: Path):
     data = PianoData(shards=str(shards), mode="midi", batch_size=4, num_workers=0)
     data.setup("validate")
@@ -326,6 +394,9 @@ def test_figures_leave_out_missing_labels_and_compare_with_the_mean():
     assert found["mse"] == found["loss"] == pytest.approx(1 / 3)
     assert found["mse_mean_baseline"] == pytest.approx(2 / 3)
     assert found["mae/a"] == found["mae"] == pytest.approx(10 / 3)
+    # torchmetrics adds 1e-6 below the fraction line
+    ranks = np.corrcoef([0, 1, 2], [0, 1.5, 1.5])[0, 1]
+    assert found["spearman/a"] == pytest.approx(ranks, abs=1e-5)
     assert found["pearson/a"] == pytest.approx(np.corrcoef([0, 1, 2], [0, 1, 1])[0, 1])
     assert found["r2/a"] == pytest.approx(1 - 1 / (2 / 3))
     assert np.isnan(found["pearson/b"])
