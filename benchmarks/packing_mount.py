@@ -3,14 +3,15 @@
     python benchmarks/packing_mount.py --out build/packing_mount.json
 
 The mount is ``slowfs``: FUSE, 100 ms a request, one link of 10 MB/s. On it lie ten-second clips,
-16-bit mono WAV, and their MIDI, as files of their own; shards go to the local disk. Three requests
-a file are the least: look-up, open, first read. The build is timed as its command is, from the
-start of Python to the manifest; between rounds the mount is made anew, so that nothing of it is
-cached. Clips lie in folders of 20, for libfuse 3.14 passes on the look-ups in one folder one after
-the other. The plain loop opens, reads and encodes clip after clip in a process that runs already;
-it does a few, and its time for all is extrapolated. What the mount allows is told beside: the time
-of all bytes on the link, of all requests with so many threads, and of reading all files with them
-and doing nothing else. Medians over rounds that run turn by turn.
+16-bit mono WAV, in one folder, and their MIDI in another; shards go to the local disk. Three
+requests a file are the least: look-up, open, first read. The build is timed as its command is, from
+the start of Python to the manifest; between rounds the mount is made anew, so that nothing of it is
+cached. The plain loop opens, reads and encodes clip after clip in a process that runs already; it
+does a few, and its time for all is extrapolated. What the mount allows is told beside: the time of
+all bytes on the link, of all requests with so many threads, and of reading all files with them and
+doing nothing else. Medians over rounds that run turn by turn.
+
+Needs a libfuse that passes on look-ups in one folder side by side: see ``slowfs``.
 """
 
 import argparse
@@ -31,19 +32,20 @@ import soundfile
 import soxr
 import symusic
 from machine import describe
-from slowfs import BYTES_PER_S, LATENCY_S, mounted
+from slowfs import BYTES_PER_S, LATENCY_S, LIBFUSE, looks_up_in_parallel, mounted
 
 from packer.audio import pcm16_options
 from shards.pcm import mix_down, to_int16
 
 CLIP_S, RATE = 10.0, 24_000  # the latter in shards
-FOLDER = 20  # clips
 REQUESTS = 3  # of each file
 OURS, READ, LOOP = "this packer", "reading all files", "one file after the other"
 
 
 def main() -> None:
     args = _arguments()
+    if not looks_up_in_parallel():
+        raise SystemExit("libfuse is older than 3.17: see slowfs.py for how to have another one")
     corpus = make_corpus(args.work / f"{args.clips}x{args.rate}", args.clips, args.rate)
     names = _sources(corpus)
     contestants: dict[str, Callable[[Path], float]] = {
@@ -81,10 +83,10 @@ def make_corpus(folder: Path, clips: int, rate: int) -> Path:
     if annotations.exists():
         return folder
     lines = []
+    for name in ("audio", "midi"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     for number in range(clips):
-        name = f"{number // FOLDER:03d}/{number:04d}"
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        paths = {"audio_path": f"{name}.wav", "midi_path": f"{name}.mid"}
+        paths = {"audio_path": f"audio/{number:04d}.wav", "midi_path": f"midi/{number:04d}.mid"}
         _write_clip(number, folder / paths["audio_path"], folder / paths["midi_path"], rate)
         lines.append(json.dumps({**paths, "labels": {"number": number}}))
     annotations.write_text("\n".join(lines) + "\n")
@@ -156,7 +158,12 @@ def _report(
         "machine": describe("soundfile", "soxr", "symusic", "mfusepy"),
         "command": f"python benchmarks/packing_mount.py {sizes} --io-threads {args.io_threads} "
         f"--rounds {args.rounds}",
-        "mount": {"kind": "FUSE", "latency_s": LATENCY_S, "bytes_per_s": BYTES_PER_S},
+        "mount": {
+            "kind": "FUSE",
+            "libfuse": ".".join(map(str, LIBFUSE)),
+            "latency_s": LATENCY_S,
+            "bytes_per_s": BYTES_PER_S,
+        },
         "corpus": {"clips": args.clips, "files": len(files), "bytes": size},
         "looped": args.looped,
         "seconds": {

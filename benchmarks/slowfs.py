@@ -4,10 +4,14 @@
 
 What it models: every look-up, open and listing costs one round trip, and so does a read that does
 not go on where the handle's last one ended, as no client could have prefetched it; and all bytes
-pass one link, whoever reads them. The kernel caches and reads ahead as on any FUSE mount (128 KiB);
-beyond that nothing is prefetched. What it does not model: quotas, errors, and a varying link.
+pass one link, whoever reads them. Any number of requests is on its way at once. The kernel caches
+and reads ahead as on any FUSE mount (128 KiB); beyond that nothing is prefetched. What it does not
+model: quotas, errors, and a varying link.
 
-Needs libfuse 3 (Debian, Ubuntu: apt-get install fuse3) and mfusepy from PyPI.
+Needs libfuse 3 (Debian, Ubuntu: apt-get install fuse3) and mfusepy from PyPI. Up to 3.16.1 libfuse
+does not tell the kernel that look-ups in one folder may go side by side, as clients of network
+storage do: they come one after the other. Where it is older than 3.17 and that matters, build one
+(meson setup, ninja) and name it in FUSE_LIBRARY_PATH.
 """
 
 import argparse
@@ -32,6 +36,14 @@ _NEAR_BYTES = 1 << 20  # reads ahead arrive in any order
 _BURST_S = 0.02  # what the link makes up for: timers that ring late
 _START_S = 10.0
 _SIGNALLED = 8  # what libfuse returns after a signal
+_AT_ONCE = 100  # requests; libfuse serves 10, and the kernel reads 12 pieces ahead, by default
+_PARALLEL_LOOK_UPS = 1 << 18  # FUSE_CAP_PARALLEL_DIROPS
+LIBFUSE = (mfusepy.fuse_version_major, mfusepy.fuse_version_minor)
+
+
+def looks_up_in_parallel() -> bool:
+    """Whether libfuse is recent enough for look-ups in one folder to go side by side."""
+    return LIBFUSE >= (3, 17)
 
 
 @contextmanager
@@ -95,6 +107,10 @@ class SlowFolder(mfusepy.Operations):
         self._folder, self._link, self._latency_s = folder, link, latency_s
         self._ends: dict[int, int] = {}  # of what was read last, by handle
 
+    def init_with_config(self, connection: Any, config: Any) -> None:
+        connection.want |= connection.capable & _PARALLEL_LOOK_UPS
+        connection.max_background = _AT_ONCE
+
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         if path != "/" and fh is None:  # of an open file they are known
             self._round_trip()
@@ -146,10 +162,15 @@ def main() -> None:
     threading.Thread(target=_end_with_input, daemon=True).start()
     folder = SlowFolder(args.folder, Link(args.bytes_per_s), args.latency_s)
     try:
-        mfusepy.FUSE(folder, args.point, foreground=True, ro=True, fsname="slow")
+        mfusepy.FUSE(folder, args.point, foreground=True, ro=True, fsname="slow", **_threads())
     except RuntimeError as error:
         if error.args != (_SIGNALLED,):
             raise
+
+
+def _threads() -> dict[str, int]:
+    """libfuse's option for its number of threads, which came with 3.12."""
+    return {"max_threads": _AT_ONCE, "max_idle_threads": _AT_ONCE} if LIBFUSE >= (3, 12) else {}
 
 
 def _end_with_input() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from io import BytesIO, FileIO
 from pathlib import Path
 from stat import S_ISREG
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import soundfile
@@ -20,6 +20,7 @@ from shards.npy import typed_npy_view
 from shards.pcm import PLAUSIBLE
 
 Samples = NDArray[np.int16]  # (frames, channels)
+Number = TypeVar("Number", np.int16, np.float32)
 
 # level 3: as small as the default 5, faster to write and to read
 FLAC_COMPRESSION = 0.375
@@ -128,10 +129,10 @@ class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # it has no ty
         with self._guarded.raising():
             super().__init__(self._guarded)
 
-    def read(self, *, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    def read(self, *, out: NDArray[Number]) -> NDArray[Number]:
         """Fill ``out``, (frames, channels), and return as much of it as there is."""
         with self._guarded.raising():
-            read: NDArray[np.float32] = super().read(out=out)
+            read: NDArray[Number] = super().read(out=out)
         return read
 
     def seek(self, frames: int, whence: int = 0) -> int:

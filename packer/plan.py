@@ -1,13 +1,18 @@
 """Which sample goes into which split, group and shard. Pure: decided before anything is encoded."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TypeVar
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
 
 from packer.probe import Segment
 
-Item = TypeVar("Item")
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +21,12 @@ class Recording:
 
     Attributes:
         indices: which samples of the dataset they are.
-        planned_bytes: what they are expected to take in a shard, by sample.
+        planned_bytes: what each of them is expected to take in a shard.
     """
 
     source: str
-    indices: tuple[int, ...]
-    planned_bytes: tuple[int, ...]
+    indices: "array[int]"
+    planned_bytes: "array[int]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,8 @@ class Group:
     shards: tuple[tuple[int, ...], ...]
 
 
-def rank(seed: int, purpose: str, name: object) -> bytes:
-    """Sort key that shuffles: the same on every machine, for ever."""
-    return ranking(seed, purpose)(name)
-
-
 def ranking(seed: int, purpose: str) -> Callable[[object], bytes]:
-    """``rank`` of one seed and purpose, for many names."""
+    """A sort key that shuffles names: the same on every machine, for ever."""
     start = sha256(f"{seed}\0{purpose}\0".encode())
 
     def ranked(name: object) -> bytes:
@@ -80,7 +80,7 @@ def assign_splits(
 
 def plan_groups(
     segments: Sequence[Segment],
-    planned_bytes: Sequence[int],
+    planned_bytes: "array[int]",
     *,
     seed: int | None,
     group_bytes: int,
@@ -91,44 +91,56 @@ def plan_groups(
     Args:
         seed: None leaves recordings in the order of their first samples, which come together.
     """
-    sources: dict[str, list[int]] = {}
+    sources: dict[str, array[int]] = defaultdict(lambda: array("q"))
     for index, segment in enumerate(segments):
-        source = segment.annotation.audio or segment.annotation.midi
-        sources.setdefault(str(source), []).append(index)
+        sources[str(segment.annotation.audio or segment.annotation.midi)].append(index)
+    sizes = _view(planned_bytes)
     recordings = [
-        Recording(source, tuple(indices), tuple(planned_bytes[i] for i in indices))
+        Recording(source, indices, array("q", sizes[_view(indices)].tobytes()))
         for source, indices in sources.items()
     ]
     # by the key of its first sample, which unlike its path is the same on every machine
     if seed is not None:
-        shuffled = ranking(seed, "group")
-        recordings.sort(key=lambda r: shuffled(segments[r.indices[0]].annotation.key))
-    cut = _cut(recordings, [sum(r.planned_bytes) for r in recordings], group_bytes)
+        keys = (segments[recording.indices[0]].annotation.key for recording in recordings)
+        recordings = [recordings[place] for place in _shuffled(keys, seed, "group")]
+    each = np.array([sum(recording.planned_bytes) for recording in recordings], dtype=np.int64)
     return [
-        Group(tuple(group), _plan_shards(group, segments, seed=seed, shard_bytes=shard_bytes))
-        for group in cut
+        Group(group, _plan_shards(group, segments, sizes, seed=seed, shard_bytes=shard_bytes))
+        for group in (tuple(recordings[cut]) for cut in _cuts(each, group_bytes))
     ]
 
 
 def _plan_shards(
-    group: Sequence[Recording], segments: Sequence[Segment], *, seed: int | None, shard_bytes: int
+    group: Sequence[Recording],
+    segments: Sequence[Segment],
+    sizes: Integers,
+    *,
+    seed: int | None,
+    shard_bytes: int,
 ) -> tuple[tuple[int, ...], ...]:
-    planned = {i: size for r in group for i, size in zip(r.indices, r.planned_bytes, strict=True)}
-    order = list(planned)
+    order = np.concatenate([_view(recording.indices) for recording in group])
     if seed is not None:
-        shuffled = ranking(seed, "sample")
-        order.sort(key=lambda i: shuffled(segments[i].annotation.key))
-    shards = _cut(order, [planned[i] for i in order], shard_bytes)
-    return tuple(tuple(shard) for shard in shards)
+        keys = (segments[index].annotation.key for index in order.tolist())
+        order = order[_shuffled(keys, seed, "sample")]
+    return tuple(tuple(order[cut].tolist()) for cut in _cuts(sizes[order], shard_bytes))
 
 
-def _cut(items: Sequence[Item], sizes: Sequence[int], target: int) -> list[list[Item]]:
+def _view(numbers: "array[int]") -> Integers:
+    return np.frombuffer(numbers, dtype=np.int64)
+
+
+def _shuffled(keys: Iterable[str], seed: int, purpose: str) -> Integers:
+    """Places in the order of ``ranking``, by the first 64 bits of it."""
+    ranked = ranking(seed, purpose)
+    ranks = np.fromiter((int.from_bytes(ranked(key)[:8], "big") for key in keys), dtype=np.uint64)
+    return np.argsort(ranks, kind="stable")
+
+
+def _cuts(sizes: Integers, target: int) -> list[slice]:
     """Consecutive parts of about ``target`` bytes each, all of nearly the same size."""
-    count = max(1, round(sum(sizes) / target))
-    parts: list[list[Item]] = [[] for _ in range(count)]
-    done, each = 0, sum(sizes) / count
-    for item, size in zip(items, sizes, strict=True):
-        middle = done + size / 2
-        parts[min(int(middle / each), count - 1)].append(item)
-        done += size
-    return [part for part in parts if part]
+    total = int(sizes.sum())
+    count = max(1, round(total / target))
+    middle = np.cumsum(sizes) - sizes + sizes / 2
+    part = np.minimum((middle / (total / count)).astype(np.int64), count - 1)
+    bounds = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(sizes)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]

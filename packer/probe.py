@@ -4,7 +4,7 @@ import heapq
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -239,15 +239,20 @@ def _checked(
                     f"has no audio_path, while line {with_audio.line} has one: give it audio with "
                     "'python -m packer render', or pack the lines without audio by themselves",
                 )
-            segment = _segment(annotation, sources, intake)
+            segment = _segment(annotation, sources, intake, contents)
         except FaultError as fault:
             rejected.append(_rejection(annotation, fault))
             continue
-        content = contents.setdefault(segment.content, segment.content)
-        yield replace(segment, content=content)
+        yield segment
 
 
-def _segment(annotation: Annotation, sources: Sources, intake: Intake) -> Segment:
+def _segment(
+    annotation: Annotation,
+    sources: Sources,
+    intake: Intake,
+    contents: dict[tuple[int | str, ...], tuple[int | str, ...]],
+) -> Segment:
+    """Check an annotation against its sources; ``contents`` holds each content once."""
     audio, midi = sources.audio_of(annotation), sources.midi_of(annotation)
     end_s = _end(annotation, sources)
     content: tuple[int | str, ...] = () if audio is None else (audio.bytes, audio.frames)
@@ -258,6 +263,7 @@ def _segment(annotation: Annotation, sources: Sources, intake: Intake) -> Segmen
             _check_lengths(annotation, sources, intake.tolerance_s)
         share = min(1.0, (end_s - annotation.start_s) / max(midi.end_s, _SHORTEST_S))
         midi_bytes, content = round(midi.bytes * share), (*content, midi.sha256)
+    content = contents.setdefault(content, content)
     rate = audio.sample_rate if audio else 0
     return Segment(annotation, end_s, rate, midi_bytes, content, intake.segment_s is not None)
 

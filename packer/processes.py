@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from packer.target import Target
 log = logging.getLogger("packer")
 
 _MORE_THAN_PLANNED = 1.1  # of room: sizes are estimates
+_CUT_AT_ONCE = 2  # shards: one is hashed while another waits for the disk or the link
 
 
 class Processes:
@@ -68,13 +70,13 @@ class Processes:
         *,
         first: int,
     ) -> list[Written]:
-        """Cut shards one by one, each moved to the target before the next.
+        """Cut shards, a few at a time, and move each to the target before others are cut.
 
         Args:
             first: number of the first one.
         """
-        written = []
-        for number, samples in enumerate(shards, first):
+
+        def cut(number: int, samples: tuple[int, ...]) -> Written:
             self._stop.pause()
             path = self._spool.folder / shard_name(number)
             with writing(path.parent):
@@ -82,8 +84,13 @@ class Processes:
             index = path.with_name(f"{path.name}.idx")
             self._put(path, shard.info.filesize, shard.info.sha256)
             self._put(index, index.stat().st_size, shard.index_sha256)
-            written.append(shard)
-        return written
+            return shard
+
+        pool = ThreadPoolExecutor(_CUT_AT_ONCE, thread_name_prefix="cutter")
+        try:
+            return list(pool.map(cut, range(first, first + len(shards)), shards))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def forget(self, encoded: Iterable[tuple[Path, Encoded]]) -> None:
         """Remove what was encoded and is in shards now."""
@@ -109,7 +116,7 @@ class Processes:
         total = sum(planned.values())
         to_encode = sum(planned[task.index] for job in missing for task in job.tasks)
         stays = self._target.shares_disk(self._spool.folder)
-        to_cut = total if stays else min(total, self._shard_bytes)
+        to_cut = total if stays else min(total, _CUT_AT_ONCE * self._shard_bytes)
         needed = round(_MORE_THAN_PLANNED * (to_encode + to_cut))
         if not self._spool.has_room(2 * needed):
             carrier.wait()

@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from packer.audio import SequentialFile
 from packer.patience import PatientFile
 from shards.errors import DecodeError
-from shards.pcm import mix_down, to_int16
+from shards.pcm import INT16_SCALE, mix_down, to_int16
 
 BLOCK = 1 << 16  # frames read at a time
 SILENT = 1  # int16 peak up to which a segment is silent: -90 dBFS
 CLIPPED_SHARE, CLIPPED_RUN = 0.001, 4  # of the frames, or in a row, at full scale
-_FULL_SCALE = 32767 / 32768
+_FULL_SCALE = {np.dtype(np.int16): 32767, np.dtype(np.float32): 32767 / 32768}
 _MP3_MEMORY_S = 0.5  # how far back an MP3's frames may refer, and more
 
-Sound = NDArray[np.float32]  # (frames, channels)
+Read = NDArray[np.int16] | NDArray[np.float32]  # (frames, channels), as a recording stores them
+Sound = NDArray[np.float32]  # (frames, channels) in [-1, 1)
 Samples = NDArray[np.int16]  # (frames, channels)
 
 
@@ -47,14 +48,14 @@ class Level:
     def clipped(self) -> bool:
         return self.full >= CLIPPED_SHARE * max(self.frames, 1) or self.longest >= CLIPPED_RUN
 
-    def hear(self, block: Sound) -> bool:
+    def hear(self, block: Read) -> bool:
         """Count a block as it is recorded; False if it holds what is no finite number."""
-        low, high = float(block.min()), float(block.max())
+        low, high, full = block.min().item(), block.max().item(), _FULL_SCALE[block.dtype]
         self.frames += len(block)
-        if max(-low, high) < _FULL_SCALE:
+        if max(-low, high) < full:
             self._run = 0
         else:
-            self._count(np.any(np.abs(block) >= _FULL_SCALE, axis=1))
+            self._count(np.any((block >= full) | (block <= -full), axis=1))
         return math.isfinite(low) and math.isfinite(high)
 
     def _count(self, full: NDArray[np.bool_]) -> None:
@@ -130,7 +131,7 @@ class OpenRecording:
         for block in self._blocks(first, last):
             if not level.hear(block):
                 raise DecodeError(f"{self.path}: holds samples that are not finite numbers")
-            sound = _with_channels(block, channels)
+            sound = _with_channels(_as_float(block), channels)
             if stream is not None:
                 ends = level.frames == last - first
                 sound = stream.resample_chunk(sound, last=ends)
@@ -145,12 +146,16 @@ class OpenRecording:
         last = file.frames if end_s is None else min(round(end_s * file.samplerate), file.frames)
         return round(start_s * file.samplerate), last
 
-    def _blocks(self, first: int, last: int) -> Iterator[Sound]:
-        """(frames, channels) float32; each block is overwritten by the next."""
+    def _blocks(self, first: int, last: int) -> Iterator[Read]:
+        """Blocks, each overwritten by the next; int16 where that is what the file holds.
+
+        libsndfile reads such a block in one piece, and converts any other 8 KiB at a time.
+        """
         done = 0
         try:
             file = self._go_to(first)
-            memory = np.empty((min(BLOCK, last - first), file.channels), dtype=np.float32)
+            stored = np.int16 if file.subtype == "PCM_16" else np.float32
+            memory = np.empty((min(BLOCK, last - first), file.channels), dtype=stored)
             while done < last - first:
                 got = len(file.read(out=memory[: last - first - done]))
                 if not got:
@@ -186,6 +191,14 @@ class OpenRecording:
             except OSError as error:
                 raise DecodeError(f"{self.path}: {error.strerror}") from error
         return self._file
+
+
+def _as_float(block: Read) -> Sound:
+    """In [-1, 1), exactly."""
+    sound = block.astype(np.float32, copy=False)
+    if block.dtype == np.int16:
+        sound *= np.float32(1 / INT16_SCALE)
+    return sound
 
 
 def _with_channels(block: Sound, channels: int) -> Sound:

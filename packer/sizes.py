@@ -1,5 +1,7 @@
 """How many bytes samples will take, estimated before they are encoded."""
 
+import heapq
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -7,7 +9,7 @@ from pathlib import Path
 
 from packer.audio import COPY, write_audio
 from packer.copies import as_it_is
-from packer.plan import rank
+from packer.plan import ranking
 from packer.probe import Segment
 from packer.recording import OpenRecording
 from shards.errors import DecodeError
@@ -41,8 +43,8 @@ def estimate_audio(
     """
     if codec == COPY:
         return Estimate(None)
-    recorded = [segment for segment in segments if segment.rate]
-    chosen = sorted(recorded, key=lambda s: rank(0, "size", s.annotation.key))[:_TRIED]
+    recorded, ranked = (segment for segment in segments if segment.rate), ranking(0, "size")
+    chosen = heapq.nsmallest(_TRIED, recorded, key=lambda segment: ranked(segment.annotation.key))
     total_s, size = 0.0, 0
     for segment in chosen:
         assert segment.annotation.audio is not None
@@ -63,9 +65,9 @@ def estimate_audio(
 
 def plan_bytes(
     segments: Sequence[Segment], estimate: Estimate, *, with_notes: bool = False
-) -> list[int]:
+) -> "array[int]":
     """Bytes of each sample's tar blocks, about."""
-    return [_sample_bytes(segment, estimate, with_notes) for segment in segments]
+    return array("q", (_sample_bytes(segment, estimate, with_notes) for segment in segments))
 
 
 def _sample_bytes(segment: Segment, estimate: Estimate, with_notes: bool) -> int:

@@ -13,6 +13,7 @@ _KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SECONDS = 10**9  # thirty years: beyond it is a slip of the pen, and of the arithmetic
 _LARGEST = sys.float_info.max
 _NUMBERS = {int, float}  # and no bool
+_raw_decode = json.JSONDecoder().raw_decode
 
 
 def parse_line(text: bytes) -> dict[str, Any]:
@@ -21,8 +22,11 @@ def parse_line(text: bytes) -> dict[str, Any]:
     Raises:
         FaultError: if there is none.
     """
+    line = text.decode()
     try:
-        record = json.loads(text.decode())
+        record, end = _raw_decode(line)
+        if end != len(line):
+            record = json.loads(line)  # which says what is wrong with the rest
     except RecursionError:
         raise FaultError(Kind.JSON, "not JSON: nested too deeply") from None
     except json.JSONDecodeError as error:

@@ -194,7 +194,7 @@ def _shape(value: Any) -> Any:
     """
     kind = type(value)
     if kind is dict:
-        return (dict, *[(name, _shape(inner)) for name, inner in value.items()])
+        return (dict, *[(n, str if type(v) is str else _shape(v)) for n, v in value.items()])
     if kind is list:
         return (list, *dict.fromkeys(map(_shape, value)))
     if kind is float and value - value != 0.0:

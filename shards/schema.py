@@ -166,6 +166,8 @@ def with_distinct_keys(
 
     Different source paths that clean to one key get 8 digits of their hash behind it.
     """
+    if len({one.key for one in annotations}) == len(annotations):
+        return list(annotations), []
     first: dict[str, str] = {}
     ambiguous = set()
     for one in annotations:

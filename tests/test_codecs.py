@@ -118,6 +118,25 @@ def test_resampling_in_blocks_is_resampling_at_once(tmp_path, monkeypatch, rate,
     assert np.abs(found.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("recorded", [1, 2, 3])
+def test_16_bits_are_read_as_they_would_be_as_floats(tmp_path, recorded, channels):
+    rng = np.random.default_rng(recorded)
+    sound = rng.integers(-32768, 32768, (5000, recorded)).astype(np.int16)
+    sound[1000:1004, 0] = [32767, -32768, -32767, 32767]
+    soundfile.write(tmp_path / "short.wav", sound, 44100, subtype="PCM_16")
+    soundfile.write(tmp_path / "float.wav", sound / 32768, 44100, subtype="FLOAT")
+    found = []
+    for name in ("short.wav", "float.wav"):
+        level = Level()
+        with OpenRecording(tmp_path / name) as recording:
+            span = {"start_s": 0.01, "end_s": 0.1, "sample_rate": RATE}
+            blocks = recording.segment(**span, channels=channels, level=level)
+            found.append((np.concatenate(list(blocks)).tobytes(), level))
+    assert found[0] == found[1]
+    assert found[0][1].longest >= 4
+
+
 @pytest.mark.parametrize("codec", ["flac", *LOSSY])
 def test_blocks_and_jobs_leave_no_trace(corpus, tmp_path, monkeypatch, codec):
     make(corpus, tmp_path / "one", audio=codec)
