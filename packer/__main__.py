@@ -18,6 +18,7 @@ from packer.arguments import (
     add_splits,
     value_range,
 )
+from packer.interrupt import interruptible
 from shards.commands import Commands, Help, add_command, json_object, run_command
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ _RENDER_EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0, 1 if something is at fault, 130 if interrupted."""
-    return run_command(_parser(), argv, log)
+    with interruptible():
+        return run_command(_parser(), argv, log)
 
 
 # What a command needs is imported by the command, so that help comes at once.

@@ -1,7 +1,7 @@
 """Encodes recordings whose sources lie on a mount, while those of the next are read there."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ class Run(Protocol):
 
 def encode_ahead(
     jobs: Sequence[Job], copies: Copies, run: Run, *, ahead_bytes: int = AHEAD_BYTES
-) -> Iterator[list[Encoded]]:
+) -> Generator[list[Encoded]]:
     """Encode jobs into their spool files; what becomes of each, in order.
 
     A copy is removed as soon as no job needs it.

@@ -9,20 +9,28 @@ from types import FrameType
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+_RAISED = 2  # the first ends what goes on, the second the waiting for it; more would only spoil it
+
+
 class _Pending:
     """What the handler of this process knows."""
 
     held = False
-    came = False
+    came = 0
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGTERM stop the main thread as Ctrl-C does, with a KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
+    """Let SIGTERM stop the main thread as Ctrl-C does, with a KeyboardInterrupt.
+
+    From the third on, signals change nothing: what ends is not broken off. Within such a context
+    another one does nothing.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is _interrupt:
         yield
         return
-    _Pending.came = False
+    _Pending.came = 0
     before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
     try:
         yield
@@ -62,10 +70,10 @@ def interrupts_blocked() -> Iterator[None]:
 
 def interrupted() -> bool:
     """Whether an interrupt came, for threads to end what they are at."""
-    return _Pending.came
+    return _Pending.came > 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    _Pending.came = True
-    if not _Pending.held:
+    _Pending.came += 1
+    if not _Pending.held and _Pending.came <= _RAISED:
         raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -57,10 +58,10 @@ class Processes:
             log.info("%d recordings are encoded already", len(jobs) - len(missing))
         self._require_room(group, missing, carrier)
         run = partial(spread, workers=self._workers, label="recordings", progress=self._progress)
-        results = encode_ahead(missing, self._copies, run)
-        for job, places in zip(missing, results, strict=True):
-            found[job.spool] = places
-            carrier.check()
+        with closing(encode_ahead(missing, self._copies, run)) as results:
+            for job, places in zip(missing, results, strict=True):
+                found[job.spool] = places
+                carrier.check()  # if that raises, the workers end, whoever keeps the error
         return {place.index: (job.spool, place) for job in jobs for place in found[job.spool] or ()}
 
     def cut(

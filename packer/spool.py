@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,12 @@ def default_spool() -> Path:
 
 @contextmanager
 def locked(root: Path, urls: Collection[str]) -> Iterator[None]:
-    """Keep other builds on this machine away from some targets; the kernel ends it with us.
+    """Keep this user's other builds on this machine away from some targets, whatever their spools.
+
+    The kernel ends it with us.
+
+    Args:
+        root: folder of the spools.
 
     Raises:
         FetchError: if another build holds one of them, or ``root`` lies on no local disk.
@@ -44,10 +50,12 @@ def locked(root: Path, urls: Collection[str]) -> Iterator[None]:
             "on a disk of this machine"
         )
     root.mkdir(parents=True, exist_ok=True)
+    locks = Path(tempfile.gettempdir()) / f"packer-{os.getuid()}"
+    locks.mkdir(mode=0o700, exist_ok=True)
     held: list[tuple[Path, int]] = []
     try:
         for url in sorted(urls):
-            path = root / f"{_name(url)}.lock"
+            path = locks / f"{_name(url)}.lock"
             held.append((path, _lock(path, url)))
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -393,7 +394,7 @@ def test_overwriting_leaves_what_others_made(annotations, tmp_path):
 
 def test_a_second_build_into_a_target_is_refused(annotations, straight, tmp_path):
     out = tmp_path / "out"
-    with locked(spools.default_spool(), [Target(str(out)).identity]):
+    with locked(tmp_path / "a spool of its own", [Target(str(out)).identity]):
         for url in (str(out), f"file://{out}", f"{tmp_path}/./out"):
             with pytest.raises(FetchError, match="another build on this machine writes there"):
                 make(annotations, url)
@@ -513,3 +514,12 @@ def test_an_error_of_carrying_ends_the_encoding(annotations, tmp_path, monkeypat
     with pytest.raises(FetchError, match="its quota is used up"):
         make(annotations, f"fault://{tmp_path}/out", options=options)
     assert sum(begun) <= 1 < len(begun) < SAMPLES - 4
+
+
+def test_no_worker_goes_on_for_an_error_that_is_kept(annotations, tmp_path, faults):
+    faults.write_errors |= dict.fromkeys(range(1, 1000), errno.EDQUOT)
+    options = replace(OPTIONS, group_bytes=200_000)
+    with pytest.raises(FetchError, match="its quota is used up") as kept:
+        make(annotations, f"fault://{tmp_path}/out", options=options, workers=2)
+    assert kept.value is not None
+    assert not multiprocessing.active_children()

@@ -16,10 +16,12 @@ PARENT = """
 import sys
 from pathlib import Path
 import test_spread
+from packer.interrupt import interruptible
 from packer.spread import spread
 if __name__ == "__main__":
     jobs = [Path(sys.argv[1])] * 8
-    list(spread(test_spread.sleep, jobs, workers=2, progress=False))
+    with interruptible():
+        list(spread(test_spread.sleep, jobs, workers=2, progress=False))
 """
 
 
@@ -58,9 +60,12 @@ def test_a_worker_that_dies_is_told():
         list(spread(die, range(4), workers=2, progress=False))
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGINT] * 3])
-def test_no_worker_outlives_its_parent(tmp_path, signals):
-    """Killed outright, or by Ctrl-C three times, which goes to workers as well."""
+@pytest.mark.parametrize(
+    ("signals", "pause_s"),
+    [([signal.SIGKILL], 0), ([signal.SIGINT] * 3, 0.05), ([signal.SIGINT] * 9, 0.001)],
+)
+def test_no_worker_outlives_its_parent(tmp_path, signals, pause_s):
+    """Killed outright, or by Ctrl-C several times, which goes to workers as well."""
     here = Path(__file__).parent
     env = os.environ | {"PYTHONPATH": f"{here}:{here.parent}"}
     (tmp_path / "asleep").mkdir()
@@ -79,7 +84,7 @@ def test_no_worker_outlives_its_parent(tmp_path, signals):
                 parent.kill()
             else:
                 os.killpg(parent.pid, number)
-                time.sleep(0.05)
+                time.sleep(pause_s)
         parent.wait(timeout=60)
         wait_for(lambda: [pid for pid in workers if not is_there(pid)], 2)
     finally:
