@@ -1,5 +1,6 @@
 """Builds a dataset: reads and checks annotations, encodes their segments, writes the shards."""
 
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,11 +31,13 @@ from packer.summary import label_stats
 from packer.target import Target
 from shards import __version__
 from shards.errors import AnnotationError, ManifestError
-from shards.faults import Rejection
+from shards.faults import Kind, Rejection
 from shards.keys import keys_bytes
 from shards.manifest import NAME, Manifest, dump_manifest
 
 log = logging.getLogger("packer")
+
+_REJECTED = "rejected.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,15 +194,9 @@ def _make(
         told: the folder where whoever is told will find the list of what was left out.
     """
     finished = [builder.make(report) for builder in builders]
-    if not all(finished):
-        if report.rejected:
-            target.write("rejected.jsonl", report.lines())
-            left_out = report.left_out
-            log.warning("%d of %d left out: %s/rejected.jsonl", left_out, report.total, told)
-            for line in by_kind(report.rejected):
-                log.warning("%s", line)
-        else:
-            target.remove("rejected.jsonl")
+    if all(finished):
+        report.rejected += _unencodable(target)
+    _tell(report, target, told)
     built = [builder.finish() for builder in builders]
     for builder in builders:  # their notes tell who was left out, so all manifests come first
         builder.end()
@@ -210,6 +207,28 @@ def _make(
             target.url,
         )
     return built
+
+
+def _unencodable(target: Target) -> list[Rejection]:
+    """What the build that finished a dataset found no way to encode; reading does not find it."""
+    if _REJECTED not in target.names():
+        return []
+    rows = map(json.loads, target.read(_REJECTED).splitlines())
+    found = [Rejection(**row | {"kind": Kind(row["kind"])}) for row in rows]
+    return [rejection for rejection in found if rejection.kind == Kind.UNENCODABLE]
+
+
+def _tell(report: Report, target: Target, told: str) -> None:
+    """List what is left out, and say where."""
+    if not report.rejected:
+        target.remove(_REJECTED)
+        return
+    lines = report.lines()
+    if _REJECTED not in target.names() or target.read(_REJECTED) != lines:
+        target.write(_REJECTED, lines)
+    log.warning("%d of %d left out: %s/%s", report.left_out, report.total, told, _REJECTED)
+    for line in by_kind(report.rejected):
+        log.warning("%s", line)
 
 
 class _Builder:

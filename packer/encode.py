@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, BinaryIO
 
-from packer.audio import COPIED, COPY, write_audio
+from packer.audio import COPY, write_audio
 from packer.patience import PatientFile, patiently
 from packer.recording import SILENT, Level, OpenRecording
 from packer.table import notes_npy
@@ -100,15 +100,6 @@ def shares(samples: Iterable[int], seconds: Sequence[float]) -> list[list[int]]:
     return found
 
 
-def copied_extension(recordings: Iterable[str]) -> str:
-    """The extension that most recordings have, of those that may be copied."""
-    counts = dict.fromkeys(COPIED, 0)
-    for recording in recordings:
-        if (extension := _extension(Path(recording))) in counts:
-            counts[extension] += 1
-    return max(COPIED, key=lambda extension: counts[extension])
-
-
 def encode_recording(job: Job) -> list[Encoded]:
     """Encode every task of a job into its spool file.
 
@@ -179,27 +170,13 @@ def _encode_audio(
 
 
 def _check_copy(
-    task: Task, job: Job, recording: OpenRecording, _file: IO[bytes], level: Level
+    _task: Task, _job: Job, recording: OpenRecording, _file: IO[bytes], level: Level
 ) -> tuple[int, int]:
     """Decode a recording that goes along as it is, to hear that it is whole; its rate and frames.
 
     Raises:
-        DecodeError: if it cannot go along.
+        DecodeError: if it is not.
     """
-    assert task.audio is not None
-    extension = _extension(task.audio)
-    if extension not in COPIED:
-        raise DecodeError(f"{task.audio}: only {', '.join(COPIED)} can be copied: choose a codec")
-    if extension != job.extension:
-        raise DecodeError(
-            f"{task.audio}: is no .{job.extension} as most of the recordings are, and the samples "
-            "of a dataset have one codec: pack it by itself, or choose a codec for all"
-        )
-    if not task.whole:
-        raise DecodeError(
-            f"{task.audio}: a segment cannot be copied: leave out start_time and end_time, or "
-            "choose a codec"
-        )
     rate = recording.sample_rate
     blocks = recording.segment(start_s=0.0, end_s=None, sample_rate=rate, channels=1, level=level)
     return rate, sum(map(len, blocks))
@@ -245,6 +222,3 @@ def _append(spool: BinaryIO, name: str, file: IO[bytes]) -> None:
     shutil.copyfileobj(file, spool, _CHUNK_BYTES)
     spool.write(bytes(-header.size % BLOCK))
 
-
-def _extension(path: Path) -> str:
-    return path.suffix[1:].lower()

@@ -10,7 +10,7 @@ from typing import Any
 
 from packer.audio import CODECS, COPY
 from packer.copies import Copies, as_it_is
-from packer.encode import copied_extension
+from packer.copying import copied_extension, copyable
 from packer.inputs import read_input
 from packer.interrupt import held_back
 from packer.options import Options
@@ -105,6 +105,10 @@ def read_samples(
     if intake is not None and intake.segment_s is not None:
         reading.layout.add(0, {"start_time": 0.0, "end_time": 0.0})
     segments, more = probe(reading.annotations, intake, copies=copies, progress=progress)
+    extension = _extension(segments, options.audio)
+    if options.audio == COPY:
+        segments, unfit = copyable(segments, extension)
+        more += unfit
     kept = [segment.annotation for segment in segments]
     record = partial(_record, root=rules.root, labels=reading.label_names)
     return Samples(
@@ -112,7 +116,7 @@ def read_samples(
         Unified(kept, record, reading.layout),
         Corpus(
             reading.label_names,
-            extension=_extension(kept, options.audio),
+            extension=extension,
             has_midi=with_midi or any(annotation.midi is not None for annotation in kept),
         ),
         partition(kept, options, source=annotations) if kept else {"": ()},
@@ -145,8 +149,9 @@ def plan_samples(
     )
 
 
-def _extension(annotations: Sequence[Annotation], codec: str) -> str:
-    recordings = [str(one.audio) for one in annotations if one.audio is not None]
+def _extension(segments: Sequence[Segment], codec: str) -> str:
+    audio = (segment.annotation.audio for segment in segments)
+    recordings = [path for path in audio if path is not None]
     if not recordings:
         return ""
     return copied_extension(recordings) if codec == COPY else CODECS[codec].extension

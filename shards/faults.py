@@ -30,6 +30,7 @@ class Kind(StrEnum):
     UNREADABLE_MIDI = "MIDI unreadable"
     SILENT_MIDI = "MIDI without notes"
     LENGTHS = "audio and MIDI of different length"
+    NOT_COPYABLE = "cannot be copied"
     UNENCODABLE = "cannot be encoded"
 
 
@@ -56,6 +57,7 @@ REMEDIES = {
     Kind.UNREADABLE_MIDI: "export the file anew",
     Kind.SILENT_MIDI: "choose another segment, or remove midi_path from the line",
     Kind.LENGTHS: "check that the files belong together, or allow more with --tolerance",
+    Kind.NOT_COPYABLE: "choose a codec with --audio, or pack whole recordings of one format alone",
     Kind.UNENCODABLE: "copy the file anew",
 }
 FATAL = frozenset(

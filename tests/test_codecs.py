@@ -22,12 +22,15 @@ from loader.tokens import octuple
 from packer.audio import CODECS
 from packer.build import build
 from packer.encode import shares
+from packer.inputs import rules_for
 from packer.ogg import checksum
 from packer.options import Options
+from packer.preview import plan
 from packer.recording import Level, OpenRecording
 from packer.table import to_float32
 from packer.verify import verify
 from shards.errors import AnnotationError, DecodeError
+from shards.faults import Kind
 from shards.manifest import load_manifest
 from shards.notes import read_notes
 from shards.pcm import to_int16
@@ -340,6 +343,12 @@ def test_what_cannot_be_copied_is_named_with_its_reason(tmp_path):
     annotations = write_sources(tmp_path, "0.flac", "1.flac", "2.mp3", "3.aiff")
     segment = {"audio_path": "1.flac", "start_time": 0.2}
     annotations.write_text(annotations.read_text() + "\n" + json.dumps(segment))
+    planned = plan(
+        annotations, rules_for(annotations), options=Options(audio="copy"), progress=False
+    )
+    assert {(one.line, one.kind) for one in planned.rejected} == {
+        (line, Kind.NOT_COPYABLE) for line in (3, 4, 5)
+    }
     with pytest.raises(AnnotationError) as error:
         make(annotations, tmp_path / "out", audio="copy")
     assert "2.mp3: is no .flac as most of the recordings are" in str(error.value)

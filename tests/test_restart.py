@@ -451,6 +451,28 @@ def test_what_was_left_out_is_told_whole_after_a_restart(annotations, tmp_path, 
     assert [json.loads(line)["line"] for line in rejections] == [SAMPLES + 1]
 
 
+def test_what_a_finished_dataset_leaves_out_by_now_is_told(annotations, tmp_path, caplog):
+    """Lines that are bad since, beside what only its encoding found."""
+    path = _with_one_broken(annotations, tmp_path)
+    out, options = tmp_path / "out", {"options": ONE_GROUP, "max_rejected": 0.5}
+    make(path, out, **options)
+    before = states(out, [path.name for path in out.glob("*.tar*")])
+    path.write_text(path.read_text() + '{"audio_path": 7}\n')
+    caplog.clear()
+    make(path, out, **options)
+    found = [json.loads(row) for row in (out / "rejected.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["kind"]) for row in found] == [
+        (SAMPLES + 1, "cannot be encoded"),
+        (SAMPLES + 2, "no path"),
+    ]
+    assert f"2 of {SAMPLES + 2} left out" in caplog.text
+    assert states(out, before) == before
+    make(annotations, tmp_path / "mended", options=ONE_GROUP)
+    (tmp_path / "mended" / "rejected.jsonl").write_text(json.dumps(found[1]) + "\n")
+    make(annotations, tmp_path / "mended", options=ONE_GROUP)
+    assert not (tmp_path / "mended" / "rejected.jsonl").exists()
+
+
 def test_what_could_not_be_encoded_is_tried_again(annotations, tmp_path, monkeypatch):
     """A mount may have failed, and not the recording."""
     encode = spools.encode_recording
