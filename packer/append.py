@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from packer.build import Joined, build
+from packer.build import build
 from packer.card import put_cards
 from packer.inputs import read_input, rules_for
+from packer.joining import PARTS, UNDIVIDED, Joined, a_record, parts_of
 from packer.options import Options
 from packer.probe import Intake
 from packer.report import Report
@@ -26,17 +27,10 @@ from shards.errors import AnnotationError, ManifestError
 from shards.faults import Kind, Rejection
 from shards.keys import RECORD, key_hash
 from shards.manifest import NAME, Manifest, ShardInfo, dump_manifest, load_manifest
-from shards.reader import ShardReader
-from shards.records import COMPUTED, Layout
 from shards.schema import Annotation
 
 _KEYS, _REJECTED = "keys.bin", "rejected.jsonl"
-_DIVIDING: dict[str, Any] = {
-    "split": {},
-    "split_by": None,
-    "group_by": None,
-}  # of what is one dataset by now
-_EXAMPLES = {"float": 0.0, "number": 0, "string": "", "boolean": False, "array": [], "": None}
+_OF_INPUT = ("input_sha256", PARTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +83,7 @@ def append(
         annotations: as for ``build``; no key may be in the dataset or in its other splits, and no
             field be new. Lines without MIDI get a file without notes if the dataset has MIDI.
         url: a dataset, such as one split.
+        intake: as for ``build``; windows are cut as the dataset's were, if it chooses none.
         spool: local folder to pack in; None is in the user's cache directory.
 
     Raises:
@@ -102,8 +97,9 @@ def append(
         place = _find(url, storage_options)  # nobody on this machine changes it from here on
         target, manifest = place.dataset.target, place.dataset.manifest
         stage = _stage(target, spools)
-        joined = Joined(target.url, _a_record(target, manifest, stage), manifest.fields)
-        if intake is None or intake.segment_s is None:
+        joined = Joined(target.url, a_record(target, manifest.shards, stage), manifest.fields)
+        intake = (intake or Intake()).as_noted(manifest.options)
+        if intake.segment_s is None:
             rules = rules_for(annotations, root, rewrite, only, label_range, joined.like)
             _refuse_known(annotations, read_input(annotations, rules).annotations, _taken(place))
         packed = stage / "dataset"
@@ -125,8 +121,7 @@ def append(
             progress=progress,
         )
         new = load_manifest((packed / NAME).read_bytes(), name=str(packed))
-        whole = _join(place, new, packed)
-        _add_rejected(target, packed, annotations)
+        whole = _join(place, new, packed, annotations)
         shutil.rmtree(stage)
         return Appended(target.url, whole, new.samples)
 
@@ -155,7 +150,7 @@ def _find(url: str, storage_options: dict[str, Any] | None) -> _Place:
 def _origin(dataset: Dataset) -> dict[str, Any]:
     """What datasets of one build have in common."""
     options = {**dataset.manifest.options, "name": dataset.manifest.name}
-    return {name: value for name, value in options.items() if name != "input_sha256"}
+    return {name: value for name, value in options.items() if name not in _OF_INPUT}
 
 
 def _open(url: str, storage_options: dict[str, Any] | None) -> Dataset:
@@ -172,7 +167,7 @@ def _options(manifest: Manifest) -> Options:
     """The options that a dataset was built with, but for those that divided it."""
     known = {field.name for field in fields(Options)}
     given = {name: value for name, value in manifest.options.items() if name in known}
-    return Options(**{**given, **_DIVIDING})
+    return Options(**{**given, **UNDIVIDED})
 
 
 def _keys(dataset: Dataset) -> NDArray[np.void]:
@@ -184,43 +179,6 @@ def _keys(dataset: Dataset) -> NDArray[np.void]:
 def _taken(place: _Place) -> NDArray[np.uint64]:
     """Hashes of the keys that no new sample may have."""
     return np.concatenate([_keys(one)["hash"] for one in place.splits.values()])
-
-
-def _a_record(target: Target, manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """A record with all the fields that samples have, each of its type.
-
-    Raises:
-        ManifestError: if the JSON of a sample cannot be read, or is unlike that of the others.
-    """
-    layout = Layout()
-    for info in manifest.shards:
-        path = target.fetch(info.url, folder)
-        with ShardReader(path, samples=info.nsamples) as reader:
-            try:
-                for record in _records(reader):
-                    layout.add(0, record)
-            except (KeyError, RecursionError, ValueError) as error:
-                raise ManifestError(
-                    f"{target.url}/{info.url}: the JSON of a sample is not as it has to be: "
-                    f"{error}; build the dataset anew"
-                ) from error
-        if path.parent == folder:
-            path.unlink()
-    record = _example(layout.outline())
-    return {name: value for name, value in record.items() if name not in COMPUTED}
-
-
-def _records(reader: ShardReader) -> Iterator[dict[str, Any]]:
-    for row in range(len(reader)):
-        member = {member.extension: member for member in reader.members(row)}["json"]
-        yield json.loads(reader.read_at(member.start, member.size))
-
-
-def _example(outline: Any) -> Any:
-    """A value of a layout's outline."""
-    if isinstance(outline, dict):
-        return {name: _example(inner) for name, inner in outline.items()}
-    return [_example(outline[0])] if isinstance(outline, list) else _EXAMPLES[outline]
 
 
 def _refuse_known(
@@ -237,8 +195,11 @@ def _refuse_known(
     Report(source, len(annotations), None, rejected).check()
 
 
-def _join(place: _Place, new: Manifest, packed: Path) -> Manifest:
-    """Put new shards beside the old ones, then all keys, then the manifest and the cards."""
+def _join(place: _Place, new: Manifest, packed: Path, annotations: Path) -> Manifest:
+    """Put new shards beside the old ones, then what was left out and all keys, then the manifest.
+
+    Cards follow, for they are made of manifests.
+    """
     target, old = place.dataset.target, place.dataset.manifest
     first = len(old.shards)
     keys = np.frombuffer((packed / _KEYS).read_bytes(), dtype=RECORD).copy()
@@ -255,6 +216,7 @@ def _join(place: _Place, new: Manifest, packed: Path) -> Manifest:
     joined = np.concatenate([_keys(place.dataset), keys])
     manifest = _pooled(old, new, shards)
     _refuse_changed(place.dataset)
+    _add_rejected(target, packed, annotations)
     target.write(_KEYS, joined[np.argsort(joined["hash"], kind="stable")].tobytes())
     target.write(NAME, dump_manifest(manifest))
     manifests = {
@@ -281,6 +243,9 @@ def _pooled(old: Manifest, new: Manifest, shards: Sequence[ShardInfo]) -> Manife
     """
     names = dict.fromkeys([*old.labels, *new.labels])
     inputs = f"{old.options['input_sha256']}{new.options['input_sha256']}"
+    noted = {"input_sha256": sha256(inputs.encode()).hexdigest()}
+    added = {"input_sha256": new.options["input_sha256"], "shards": len(shards)}
+    parts = [{"input_sha256": p.input_sha256, "shards": len(p.shards)} for p in parts_of(old)]
     return replace(
         old,
         shards=(*old.shards, *shards),
@@ -288,18 +253,24 @@ def _pooled(old: Manifest, new: Manifest, shards: Sequence[ShardInfo]) -> Manife
             name: pooled([one.labels[name] for one in (old, new) if name in one.labels])
             for name in names
         },
-        options={**old.options, "input_sha256": sha256(inputs.encode()).hexdigest()},
+        options={**old.options, **noted, PARTS: [*parts, added]},
         duration_s=round(old.duration_s + new.duration_s, 3),
     )
 
 
 def _add_rejected(target: Target, packed: Path, annotations: Path) -> None:
-    """Add what was left out to the list of the dataset, each line with the file it is of."""
+    """Add what was left out to the list of the dataset, each line with the file it is of.
+
+    What an append that broke off has added stands there once.
+    """
     if not (packed / _REJECTED).exists():
         return
     before = target.read(_REJECTED) if _REJECTED in target.names() else b""
     rows = map(json.loads, (packed / _REJECTED).read_bytes().splitlines())
-    lines = (
-        json.dumps({"annotations": annotations.name, **row}, ensure_ascii=False) for row in rows
-    )
-    target.write(_REJECTED, before + "".join(f"{line}\n" for line in lines).encode())
+    lines = [
+        json.dumps({"annotations": annotations.name, **row}, ensure_ascii=False).encode()
+        for row in rows
+    ]
+    there = set(before.splitlines())
+    added = [line for line in lines if line not in there]
+    target.write(_REJECTED, before + b"".join(line + b"\n" for line in added))

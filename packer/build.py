@@ -18,6 +18,7 @@ from packer.encode import Encoded
 from packer.inputs import rules_for
 from packer.interrupt import interruptible
 from packer.jobs import Jobs
+from packer.joining import Joined
 from packer.journal import Done, Journal, clear, kept_samples, other_datasets
 from packer.options import Options
 from packer.plan import Group
@@ -30,7 +31,7 @@ from packer.spool import Spool, default_spool, locked
 from packer.summary import label_stats
 from packer.target import Target
 from shards import __version__
-from shards.errors import AnnotationError, ManifestError
+from shards.errors import AnnotationError
 from shards.faults import Kind, Rejection
 from shards.keys import keys_bytes
 from shards.manifest import NAME, Manifest, dump_manifest
@@ -38,29 +39,6 @@ from shards.manifest import NAME, Manifest, dump_manifest
 log = logging.getLogger("packer")
 
 _REJECTED = "rejected.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """The dataset that new samples are made for.
-
-    Attributes:
-        like: a record whose fields are all that samples may have.
-        members: extension of each modality that samples have.
-    """
-
-    url: str
-    like: Mapping[str, Any]
-    members: Mapping[str, str]
-
-    def require(self, members: Mapping[str, str]) -> None:
-        """Raise ManifestError if new samples would have other members."""
-        if members != self.members:
-            raise ManifestError(
-                f"{self.url}: its samples have {', '.join(self.members.values())}, but the new "
-                f"ones {', '.join(members.values())}; all samples of a dataset have the same "
-                "members"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +135,7 @@ def build(
                 _Builder(
                     samples.part(split),
                     options=options,
+                    intake=intake,
                     target=each,
                     name=name or _name_of(annotations),
                     spool=Spool(spools, each.identity),
@@ -239,6 +218,7 @@ class _Builder:
         samples: Samples,
         *,
         options: Options,
+        intake: Intake,
         target: Target,
         name: str,
         spool: Spool,
@@ -252,7 +232,7 @@ class _Builder:
         self._jobs = Jobs(samples, options, spool)
         self._options, self._target, self._name = options, target, name
         self._spool, self._stop, self._copies = spool, stop, copies
-        self._identity = asdict(options) | {"input_sha256": samples.identity}
+        self._identity = asdict(options) | intake.noted | {"input_sha256": samples.identity}
         self._finished: Manifest | None = None
         self._done: list[Done] = []
         self.journal = Journal(target, name, self._identity)

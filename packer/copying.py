@@ -22,9 +22,7 @@ def extension_of(recording: Path) -> str:
     return recording.suffix[1:].lower()
 
 
-def copyable(
-    segments: Sequence[Segment], extension: str
-) -> tuple[list[Segment], list[Rejection]]:
+def copyable(segments: Sequence[Segment], extension: str) -> tuple[list[Segment], list[Rejection]]:
     """The segments whose recordings can be copied, and why the others cannot.
 
     Args:

@@ -221,4 +221,3 @@ def _append(spool: BinaryIO, name: str, file: IO[bytes]) -> None:
     spool.write(header.tobuf(tarfile.USTAR_FORMAT))
     shutil.copyfileobj(file, spool, _CHUNK_BYTES)
     spool.write(bytes(-header.size % BLOCK))
-

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from packer.card import remove_card
+from packer.joining import PARTS
 from packer.shard import Written, shard_name
 from packer.target import Target
 from shards.errors import ManifestError
@@ -275,7 +276,8 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     if found.get("name") != wanted["name"]:
         return f"another dataset, {found.get('name')!r} and not {wanted['name']!r}"
     old, new = found.get("options", {}), wanted["options"]
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    differ = (name for name in {**old, **new} if old.get(name) != new.get(name))
+    names = [name for name in differ if name != PARTS]  # of other annotations, by all means
     changes = [
         "other annotations" if name == "input_sha256" else f"{name}={old.get(name)!r}"
         for name in names

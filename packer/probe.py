@@ -4,11 +4,11 @@ import heapq
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from packer.audio import AudioInfo
 from packer.copies import Copies, as_it_is
@@ -20,6 +20,8 @@ from shards.schema import Annotation, recut, with_distinct_keys
 _SHORTEST_S = 0.01  # a segment of fewer samples than a codec's frame is a slip of the pen
 _CLOCK_S = 0.001  # annotations round their times; a segment may overhang its recording by this
 _TAIL_S, _TAIL_SHARE = 2.0, 0.05  # how long a recording may go on after the last note is over
+
+_NOTED = {"whole", "segment_s", "hop_s"}
 
 Info = TypeVar("Info", AudioInfo, MidiInfo)
 Look = Callable[[Path], AudioInfo | MidiInfo]
@@ -82,6 +84,20 @@ class Intake:
             raise ValueError(f"segment_s and hop_s must be at least {_SHORTEST_S}")
         if self.tolerance_s < 0:
             raise ValueError(f"tolerance_s must not be negative, got {self.tolerance_s}")
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """How lines become samples, for a manifest: what is chosen of it."""
+        given = {name: getattr(self, name) for name in _NOTED}
+        return {name: value for name, value in given.items() if value}
+
+    def as_noted(self, options: Mapping[str, Any]) -> "Intake":
+        """With what a manifest's options note, unless something is chosen here."""
+        return (
+            self
+            if self.noted
+            else replace(self, **{n: options[n] for n in _NOTED & options.keys()})
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """Remakes shards that are damaged or missing, from the annotations that they were packed of."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from packer.copies import Copies
 from packer.encode import Encoded
 from packer.interrupt import interruptible
 from packer.jobs import Jobs
+from packer.joining import UNDIVIDED, Part, a_record, parts_of
 from packer.journal import kept_samples
 from packer.options import Options
 from packer.probe import Intake
@@ -24,6 +26,7 @@ from packer.spread import spread
 from packer.verify import Verified, verify
 from shards.errors import ManifestError
 from shards.keys import RECORD, key_hash, keys_bytes
+from shards.reader import ShardReader
 from shards.schema import Rules
 
 _KEYS = "keys.bin"
@@ -45,7 +48,8 @@ def repair(
     What is remade has the manifest's SHA-256. Indexes go with their shards.
 
     Args:
-        annotations, rules, intake: as for the build that made it.
+        annotations, rules, intake: as for the build that made it, or for an append to it, whose
+            shards alone are remade then.
         spool: local folder to encode in; None is in the user's cache directory.
 
     Returns:
@@ -72,55 +76,108 @@ def repair(
         Copies(spools, threads=intake.io_threads) as copies,
         locked(spools, {datasets[name].target.identity for name in faulty}),
     ):
-        options = _options(datasets[next(iter(faulty))])
-        samples = read_samples(
-            annotations, rules, options=options, intake=intake, copies=copies, progress=progress
-        )
+        source = _Source(annotations, rules, intake, copies, progress)
         plans = {
-            name: _Plan(annotations, samples, datasets[name], spools, copies) for name in faulty
+            name: _Plan(source, datasets[name], bad, spools) for name, bad in faulty.items() if bad
         }
         for name, bad in faulty.items():
-            plans[name].remake(bad, run)
+            if bad:
+                plans[name].remake(bad, run)
     for result in check():
-        if result.url in plans and any(_KEYS in fault for fault in result.faults):
-            datasets[result.url].target.write(_KEYS, plans[result.url].keys())
+        if any(_KEYS in fault for fault in result.faults) and not result.bad:
+            target = datasets[result.url].target
+            target.write(_KEYS, _keys_of(datasets[result.url]))
     return check()
+
+
+def _keys_of(dataset: Dataset) -> bytes:
+    """``keys.bin`` of a dataset whose shards are good."""
+
+    def keys(name: str) -> list[str]:
+        with TemporaryDirectory(prefix="repair-") as folder:
+            path = dataset.target.fetch(name, Path(folder))
+            with ShardReader(path) as reader:
+                return [reader.members(row)[0].key for row in range(len(reader))]
+
+    return keys_bytes(keys(info.url) for info in dataset.manifest.shards)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Annotations that shards may have been packed of."""
+
+    path: Path
+    rules: Rules
+    intake: Intake
+    copies: Copies
+    progress: bool
+
+    def find(
+        self, dataset: Dataset, bad: Collection[str], spools: Path
+    ) -> tuple[Samples, Options, Part]:
+        """The samples, by their identity, that a dataset was built of, or that were appended.
+
+        Raises:
+            ManifestError: if they are none of these.
+        """
+        options = _options(dataset)
+        undivided = replace(options, **UNDIVIDED)
+        built, *appended = parts_of(dataset.manifest)
+        for added in appended:
+            whole = [info for info in dataset.manifest.shards[: added.first] if info.url not in bad]
+            with TemporaryDirectory(prefix="repair-", dir=spools) as folder:
+                like = a_record(dataset.target, whole, Path(folder))
+            samples = self._read(replace(self.rules, like=like), undivided, dataset)
+            if samples.identity == added.input_sha256:
+                return samples, undivided, added
+        samples = self._read(self.rules, options, dataset)
+        for split in samples.parts:
+            if (part := samples.part(split)).identity == built.input_sha256:
+                return part, options, built
+        raise ManifestError(
+            f"{dataset.target.url}: input_sha256 says that it was packed of other annotations, "
+            f"sources or segments than {self.path} with these options, and so was what was "
+            "appended; nothing is replaced"
+        )
+
+    def _read(self, rules: Rules, options: Options, dataset: Dataset) -> Samples:
+        return read_samples(
+            self.path,
+            rules,
+            options=options,
+            intake=self.intake.as_noted(dataset.manifest.options),
+            copies=self.copies,
+            with_midi=rules.like is not None and "midi" in dataset.manifest.fields,
+            progress=self.progress,
+        )
 
 
 class _Plan:
     """What each shard of a dataset was made of."""
 
     def __init__(
-        self,
-        annotations: Path,
-        samples: Samples,
-        dataset: Dataset,
-        spools: Path,
-        copies: Copies,
+        self, source: _Source, dataset: Dataset, bad: Collection[str], spools: Path
     ) -> None:
         """Plan as the build did; raise ManifestError if it had other input."""
-        self._target, self._manifest, self._copies = dataset.target, dataset.manifest, copies
-        part, options = _part(annotations, samples, dataset), _options(dataset)
+        self._target, self._manifest, self._copies = (
+            dataset.target,
+            dataset.manifest,
+            source.copies,
+        )
+        samples, options, self._part = source.find(dataset, bad, spools)
         self._spool = Spool(spools, dataset.target.identity)
-        self._hashes = [key_hash(segment.annotation.key) for segment in part.segments]
-        self._keys = [segment.annotation.key for segment in part.segments]
-        groups = plan_samples(part.segments, options, at=copies.at)
-        self._jobs = [partial(Jobs(part, options, self._spool).of, group) for group in groups]
+        self._hashes = [key_hash(segment.annotation.key) for segment in samples.segments]
+        groups = plan_samples(samples.segments, options, at=source.copies.at)
+        self._jobs = [partial(Jobs(samples, options, self._spool).of, group) for group in groups]
         rejected = self._rejected()
         kept = [kept_samples(group.shards, rejected) for group in groups]
         self._shards = [shard for shards in kept for shard in shards]
         self._groups = [number for number, shards in enumerate(kept) for _ in shards]
-        if [len(shard) for shard in self._shards] != [
-            one.nsamples for one in self._manifest.shards
-        ]:
+        if [len(shard) for shard in self._shards] != [one.nsamples for one in self._part.shards]:
             raise ManifestError(
                 f"{self._target.url}: its shards hold other samples than would be packed now; are "
                 "the codec libraries of other versions? Nothing is replaced"
             )
-
-    def keys(self) -> bytes:
-        """``keys.bin`` of the dataset."""
-        return keys_bytes([self._keys[index] for index in shard] for shard in self._shards)
 
     def remake(self, bad: Collection[str], run: Run) -> None:
         """Make shards anew, and put them in place once all of them are what they were.
@@ -130,7 +187,12 @@ class _Plan:
         """
         self._spool.begin()
         try:
-            numbers = [n for n, info in enumerate(self._manifest.shards) if info.url in bad]
+            numbers = [n for n, info in enumerate(self._part.shards) if info.url in bad]
+            if not numbers:
+                raise ManifestError(
+                    f"{self._target.url}: {', '.join(sorted(bad))}: packed of other annotations "
+                    "than these: name those that were appended, or those of the build"
+                )
             encoded = self._encode(numbers, run)
             made = [self._cut(number, encoded) for number in numbers]
             for path in made:
@@ -162,7 +224,7 @@ class _Plan:
         return encoded
 
     def _cut(self, number: int, encoded: Mapping[int, tuple[Path, Encoded]]) -> Path:
-        info = self._manifest.shards[number]
+        info = self._part.shards[number]
         path = self._spool.folder / info.url
         with writing(path.parent):
             made = write_shard(self._shards[number], encoded, path)
@@ -180,8 +242,8 @@ class _Plan:
             return set()
         there = set(np.frombuffer(data, dtype=RECORD)["hash"].tolist())
         lacking = {index for index, found in enumerate(self._hashes) if found not in there}
-        whole = len(self._hashes) - len(lacking) == self._manifest.samples
-        return lacking if whole else set()
+        samples = sum(info.nsamples for info in self._part.shards)
+        return lacking if len(self._hashes) - len(lacking) == samples else set()
 
 
 def _options(dataset: Dataset) -> Options:
@@ -193,16 +255,3 @@ def _options(dataset: Dataset) -> Options:
             f"{dataset.target.url}: was not built by this packer, so it cannot be remade"
         )
     return Options(**{name: value for name, value in given.items() if name in known})
-
-
-def _part(annotations: Path, samples: Samples, dataset: Dataset) -> Samples:
-    """The samples that a dataset was packed of, whichever split it is."""
-    for split in samples.parts:
-        part = samples.part(split)
-        if part.identity == dataset.manifest.options["input_sha256"]:
-            return part
-    raise ManifestError(
-        f"{dataset.target.url}: input_sha256 says that it was packed of other annotations, sources "
-        f"or segments than {annotations} with these options, or that some were appended later; "
-        "appended shards, and those beside them, cannot be remade. Nothing is replaced"
-    )

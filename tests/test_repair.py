@@ -134,15 +134,38 @@ def test_samples_that_could_not_be_encoded_stay_out(tmp_path):
     assert tree(tmp_path / "out") == expected
 
 
-def test_what_was_appended_is_named(made, dataset, tmp_path, caplog):
-    lines = [json.loads(line) for line in (made / "annotations.jsonl").read_text().splitlines()]
-    corpus.write_annotations(tmp_path / "more", samples=17)
-    line = lines[0] | {"audio_path": "audio/0016.wav", "midi_path": "midi/0016.mid"}
-    (tmp_path / "more/more.jsonl").write_text(json.dumps(line))
-    append(tmp_path / "more/more.jsonl", str(dataset), workers=0, progress=False)
-    flip(dataset / FIRST)
-    assert repair(dataset, made / "annotations.jsonl") == 1
-    assert "appended shards, and those beside them, cannot be remade" in caplog.text
+@pytest.mark.parametrize("url", ["out", "splits/b"])
+def test_what_was_appended_is_remade_of_its_own_annotations(made, tmp_path, caplog, url):
+    folder = Path(shutil.copytree(made / url, tmp_path / "set"))
+    if url != "out":
+        folder = Path(shutil.copytree(made / "splits", tmp_path / "splits")) / "b"
+    old = len(list(folder.glob("*.tar")))
+    twice = [append(_more(tmp_path, *new), str(folder), workers=0, progress=False) for new in NEW]
+    names = [info.url for info in twice[-1].manifest.shards]
+    expected = tree(folder)
+    for name in (names[0], *names[old:]):
+        flip(folder / name)
+    (folder / "keys.bin").unlink()
+    assert repair(folder, made / "annotations.jsonl") == 1
+    assert repair(folder, tmp_path / "18.jsonl") == 1
+    assert repair(folder, tmp_path / "16.jsonl") == 0
+    assert tree(folder) == expected
+    flip(folder / names[0])
+    caplog.clear()
+    assert repair(folder, tmp_path / "16.jsonl") == 1
+    assert f"{names[0]}: packed of other annotations than these" in caplog.text
+
+
+NEW = ((16, 18), (18, 19))
+
+
+def _more(folder: Path, start: int, stop: int) -> Path:
+    """Further annotations, the first ones without MIDI."""
+    lines = corpus.write_annotations(folder, samples=stop).read_text().splitlines()[start:]
+    records = [json.loads(line) | ({"midi_path": None} if start == 16 else {}) for line in lines]
+    path = folder / f"{start}.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
 
 
 def test_a_good_dataset_needs_no_annotations(dataset, tmp_path):
