@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unicodedata import normalize
 
 from shards.errors import AnnotationError
 from shards.faults import Kind, Rejection
@@ -237,11 +238,12 @@ def _one_to_one(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _without_suffix(path: str) -> str:
-    return PurePosixPath(path).with_suffix("").as_posix()
+    """Alike for names that look alike: macOS may have written one of a pair, Linux the other."""
+    return normalize("NFC", PurePosixPath(path).with_suffix("").as_posix())
 
 
 def _patterns(path: str) -> Iterator[tuple[str, ...]]:
     """The path without its suffix, with each one of its folders left open."""
-    parts = PurePosixPath(path).with_suffix("").parts
+    parts = PurePosixPath(_without_suffix(path)).parts
     for place in range(len(parts) - 1):
         yield (*parts[:place], "*", *parts[place + 1 :])

@@ -12,6 +12,7 @@ from hashlib import sha256
 from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
+from unicodedata import normalize
 
 import numpy as np
 from tqdm import tqdm
@@ -97,8 +98,9 @@ def look_at_audio(path: Path) -> AudioInfo:
     try:
         return probe_audio(path)
     except DecodeError as error:
-        kind = Kind.UNREADABLE_AUDIO if patiently(path, path.exists) else Kind.MISSING_AUDIO
-        raise FaultError(kind, str(error)) from error
+        if patiently(path, path.exists):
+            raise FaultError(Kind.UNREADABLE_AUDIO, str(error)) from error
+        raise FaultError(Kind.MISSING_AUDIO, f"{error}{_in_another_form(path)}") from error
     except OSError as error:
         raise FaultError(Kind.UNREADABLE_AUDIO, f"{path}: {error.strerror}") from error
 
@@ -115,7 +117,8 @@ def look_at_midi(path: Path) -> MidiInfo:
         end_s = end_time(parse_midi(data))
         table = read_notes(data).table
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise FaultError(Kind.MISSING_MIDI, f"{path}: no such MIDI file") from None
+        reason = f"{path}: no such MIDI file{_in_another_form(path)}"
+        raise FaultError(Kind.MISSING_MIDI, reason) from None
     except OSError as error:
         raise FaultError(Kind.UNREADABLE_MIDI, f"{path}: {error.strerror}") from error
     except DecodeError as error:
@@ -130,6 +133,18 @@ def look_at_midi(path: Path) -> MidiInfo:
         array("d", table[begins, 0]),
         array("d", stops[ends]),
     )
+
+
+def _in_another_form(path: Path) -> str:
+    """What to add of a missing file that is there in another Unicode normal form, as of macOS."""
+    for form in ("NFC", "NFD"):
+        for other in (path.with_name(normalize(form, path.name)), Path(normalize(form, str(path)))):
+            if other != path and patiently(other, other.exists):
+                return (
+                    f", but one whose name looks the same, in Unicode's form {form}: write the "
+                    "path in that form, or rename the file"
+                )
+    return ""
 
 
 def same_content(

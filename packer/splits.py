@@ -25,18 +25,30 @@ def open_splits(url: str, storage_options: dict[str, Any] | None = None) -> dict
         ManifestError: if there is no manifest, or it is damaged.
         FetchError: if the URL cannot be opened.
     """
-    target = Target(url, storage_options)
+    targets = split_targets(Target(url, storage_options))
+    return {split: _open(target) for split, target in targets.items()}
+
+
+def split_targets(target: Target) -> dict[str, Target]:
+    """The folders with a manifest, as ``open_splits`` names them.
+
+    Raises:
+        ManifestError: if there are none.
+    """
     names = target.names()
+    if names == [target.name]:  # as file systems list a file
+        folder = target.url.rpartition("/")[0] or "."
+        raise ManifestError(f"{target.url}: is a file; a dataset is a folder, such as {folder}")
     if NAME in names:
-        return {"": _open(target)}
+        return {"": target}
     folders = {name: target.child(name) for name in names if "." not in name}
     ordered = [name for name in _FIRST if name in folders]
     ordered += [name for name in folders if name not in _FIRST]
-    splits = {name: _open(folders[name]) for name in ordered if NAME in folders[name].names()}
+    splits = {name: folders[name] for name in ordered if NAME in folders[name].names()}
     if not splits:
         raise ManifestError(
-            f"{url}: no {NAME} in it, nor in a folder below: not a dataset. Tars of others get one "
-            "by: python -m packer index URL"
+            f"{target.url}: no {NAME} in it, nor in a folder below: not a dataset. Tars of others "
+            "get one by: python -m packer index URL"
         )
     return splits
 

@@ -1,6 +1,7 @@
 """The folder that a dataset is written to: local or any fsspec URL. Files appear whole."""
 
 import hashlib
+import logging
 import os
 import shutil
 import time
@@ -16,6 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from shards import retry as retrying
 from shards.errors import FetchError
 from shards.mounts import file_system, is_local
+
+log = logging.getLogger("packer")
 
 DRIVE = Path("/content/drive")
 _CHUNK_BYTES = 4 << 20
@@ -177,8 +180,19 @@ class Target:
 
     def _try(self, name: str, action: Callable[[], Result]) -> Result:
         url = f"{self.url}/{name}".rstrip("/")
+        waited = False
+
+        def pause(seconds: float) -> None:
+            nonlocal waited
+            if not waited:
+                waited = True
+                log.warning(
+                    "%s: cannot be reached; tried again for %.0f s", url, retrying.PATIENCE_S
+                )
+            self._pause(seconds)
+
         try:
-            return retrying.retry(action, pause=self._pause)
+            return retrying.retry(action, pause=pause)
         except retrying.network_errors() as error:
             if (told := _told(url, error)) is None:
                 raise

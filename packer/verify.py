@@ -12,11 +12,12 @@ from typing import Any
 
 from packer.audio import COPIED, NPY, measure
 from packer.interrupt import interruptible
+from packer.splits import split_targets
 from packer.spread import spread
 from packer.summary import alike, label_stats
 from packer.table import check_notes
 from packer.target import Target
-from shards.errors import DataError, DecodeError, ManifestError
+from shards.errors import DataError, DecodeError
 from shards.index import parse_index
 from shards.keys import keys_bytes
 from shards.manifest import NAME, Manifest, ShardInfo, load_manifest
@@ -76,13 +77,7 @@ def verify(
         ManifestError: if there is no manifest, or it is damaged.
         FetchError: if the URL cannot be opened.
     """
-    target = Target(url, storage_options)
-    names = target.names()
-    folders = [name for name in names if "." not in name]
-    splits = [name for name in folders if NAME in target.child(name).names()]
-    if NAME not in names and not splits:
-        raise ManifestError(f"{url}: no {NAME} in it, nor in a folder below: not a dataset")
-    for one in [target] if NAME in names else map(target.child, splits):
+    for one in split_targets(Target(url, storage_options)).values():
         yield _verify_one(one, storage_options, workers, progress)
 
 

@@ -6,6 +6,7 @@ import re
 import threading
 from collections import Counter
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -150,6 +151,20 @@ def test_all_faults_at_once_are_named_and_counted(files):
     assert {line.partition(":")[0] for line in by_kind(rejected)} == {
         f"{kind} ({count})" for kind, count in counts.items()
     }
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("name", ["\u00e9tude.wav", "\u00e9tude.mid", "\u00e9t\u00e9/x.wav"])
+def test_a_name_in_another_normal_form_is_told(tmp_path, name, form):
+    there = tmp_path / normalize(form, name)
+    there.parent.mkdir(exist_ok=True)
+    there.touch()
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    field = "midi_path" if name.endswith("mid") else "audio_path"
+    path = annotate(tmp_path, "a", [json.dumps({field: normalize(other, name)})])
+    (rejection,) = faults_of(path)
+    assert rejection.kind in (Kind.MISSING_AUDIO, Kind.MISSING_MIDI)
+    assert f"looks the same, in Unicode's form {form}" in rejection.reason
 
 
 def test_every_kind_of_fault_has_a_remedy():

@@ -287,6 +287,13 @@ def test_a_damaged_manifest_is_an_error(dataset, caplog, content):
     assert "manifest.json: " in caplog.text
 
 
+@pytest.mark.parametrize("name", ["manifest.json", SHARD, "splits/train/manifest.json"])
+def test_a_file_is_no_dataset(made, caplog, name):
+    path = made / ("" if "/" in name else "out") / name
+    assert main(["verify", str(path)]) == 1
+    assert f"{path}: is a file; a dataset is a folder, such as {path.parent}" in caplog.text
+
+
 def test_a_folder_without_a_dataset_is_an_error(tmp_path):
     for folder in (tmp_path, tmp_path / "gone"):
         with pytest.raises(ManifestError, match=r"no manifest\.json in it"):
