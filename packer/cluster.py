@@ -23,6 +23,7 @@ from shards.errors import DataError, FetchError
 
 LOCAL = "local"
 _CONNECT_S, _WORKERS_S, _POLL_S = "10s", 60, 0.1
+_LOOK_S = 30  # between looks at whether there are workers, while no task ends
 _CUT_FIRST = 1  # priority: a group that is encoded makes room
 _GO_ON = "the same command goes on where this one stops"
 
@@ -38,6 +39,33 @@ class Cluster:
     client: Any
     address: str
     storage_options: Mapping[str, Any]
+
+    def as_completed(self, futures: Iterable[Any]) -> Iterator[Any]:
+        """Futures as their tasks end.
+
+        Raises:
+            FetchError: if no worker is left to do them.
+        """
+        left = dict.fromkeys(futures)
+        while left:
+            try:
+                for future in _distributed().as_completed(list(left), timeout=_LOOK_S):
+                    del left[future]
+                    yield future
+            except TimeoutError:
+                self.require_workers()
+
+    def require_workers(self) -> None:
+        """Raise FetchError if there are no workers, and none come for a while."""
+        if self.client.scheduler_info()["workers"]:
+            return
+        try:
+            self.client.wait_for_workers(1, timeout=_WORKERS_S)
+        except TimeoutError as error:
+            raise FetchError(
+                f"{self.address}: has no workers, waited for {_WORKERS_S} s; start some: dask "
+                f"worker {self.address}; {_GO_ON}"
+            ) from error
 
     def results(self, futures: Iterable[Any]) -> list[Any]:
         """What finished tasks returned.
@@ -98,14 +126,9 @@ def connected(
             client = stack.enter_context(dask.Client(started))
         else:
             client = stack.enter_context(_connect(dask.Client, address))
-        try:
-            client.wait_for_workers(1, timeout=_WORKERS_S)
-        except TimeoutError as error:
-            raise FetchError(
-                f"{address}: has no workers, waited for {_WORKERS_S} s; start some: dask worker "
-                f"{address}"
-            ) from error
-        yield Cluster(client, address, storage_options or {})
+        cluster = Cluster(client, address, storage_options or {})
+        cluster.require_workers()
+        yield cluster
 
 
 def _connect(client: Callable[..., Any], address: str) -> Any:
@@ -167,7 +190,7 @@ class Crew:
             made[submit(encode_batch, self._site, batch, begun_before=known, pure=False)] = batch
         found: dict[str, list[Encoded]] = {}
         with tqdm(total=len(jobs), unit=" recordings", disable=not self._progress) as bar:
-            for future in _distributed().as_completed(made):
+            for future in self._cluster.as_completed(made):
                 [places] = self._cluster.results([future])
                 found[made[future].name] = places
                 bar.update(len(made[future].jobs))
@@ -198,6 +221,7 @@ class Crew:
             for number, samples in enumerate(shards, first)
         ]
         while not all(future.done() for future in futures):
+            self._cluster.require_workers()
             self._stop.pause(_POLL_S)
         return self._cluster.results(futures)
 

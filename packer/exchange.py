@@ -9,13 +9,13 @@ import json
 import platform
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, wraps
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import fsspec
 import soundfile
@@ -27,13 +27,14 @@ from packer.spool import noted_places, writing
 from packer.target import Target
 from shards import __version__
 from shards import retry as retrying
-from shards.errors import FetchError
+from shards.errors import DataError, FetchError
 
 _LIBRARIES = ("numpy", "soundfile", "soxr", "symusic", "distributed")
 _JOBS = 64  # of a batch, at most
 _GATHERED_BYTES = 64 << 20  # of blocks in memory, if there is more than one sample
 _CHUNK_BYTES = 4 << 20
 
+Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
@@ -126,6 +127,22 @@ def batches(jobs: Iterable[Job]) -> list[Batch]:
     return [Batch(_batch_name(jobs), tuple(jobs)) for jobs in found]
 
 
+def bounded(task: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Let a task fail in a way that reaches the client.
+
+    Dask cannot send the traceback of a recursion that had no end: the client would wait for ever.
+    """
+
+    @wraps(task)
+    def run(*args: Given.args, **options: Given.kwargs) -> Result:
+        with suppress(RecursionError):
+            return task(*args, **options)
+        raise DataError(f"{task.__name__} on {socket.gethostname()}: recursion without an end")
+
+    return run
+
+
+@bounded
 def encode_batch(site: Site, batch: Batch, *, begun_before: bool) -> list[Encoded]:
     """Encode a batch, unless that is done; where its samples lie in its file, in order.
 
@@ -150,6 +167,7 @@ def encode_batch(site: Site, batch: Batch, *, begun_before: bool) -> list[Encode
     return places
 
 
+@bounded
 def cut_shard(site: Site, cut: Cut) -> Written:
     """Cut a shard from what was encoded, and put it into the target with its index."""
     target = site.open()

@@ -13,6 +13,7 @@ _KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SECONDS = 10**9  # thirty years: beyond it is a slip of the pen, and of the arithmetic
 _LARGEST = sys.float_info.max
 _NUMBERS = {int, float}  # and no bool
+_DEEPEST = 100  # what looks into a record calls itself at every level
 _raw_decode = json.JSONDecoder().raw_decode
 
 
@@ -35,6 +36,8 @@ def parse_line(text: bytes) -> dict[str, Any]:
         raise FaultError(Kind.JSON, "out of range: an integer has at most 64 bits") from None
     if not isinstance(record, dict):
         raise FaultError(Kind.JSON, f"not a JSON object but {type(record).__name__}")
+    if text.count(b"{") + text.count(b"[") > _DEEPEST and _depth(record) > _DEEPEST:
+        raise FaultError(Kind.JSON, f"nested more than {_DEEPEST} deep")
     if b"\\u" in text:
         _require_unicode(record)
     return record
@@ -74,6 +77,15 @@ def shown(record: Any, text: bytes) -> Any:
     except (TypeError, ValueError):
         return text.decode()
     return record
+
+
+def _depth(value: Any) -> int:
+    """How many objects and lists lie within each other."""
+    depth, level = 0, [value]
+    while level := [inner for inner in level if isinstance(inner, (dict, list))]:
+        depth += 1
+        level = [v for one in level for v in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def _require_unicode(record: Mapping[str, Any]) -> None:

@@ -29,6 +29,11 @@ GOOD = {"audio_path": "good.wav", "midi_path": "good.mid", "labels": {"tempo": 5
 FAULTS: dict[str, tuple[object, Kind, str]] = {
     "cut off JSON": ('{"audio_path": ', Kind.JSON, "not JSON: Expecting value at col"),
     "single quotes": ("{'audio_path': 'a'}", Kind.JSON, "not JSON: Expecting property name"),
+    "101 levels": (
+        '{"audio_path": "good.wav", "deep": ' + 100 * "[" + 100 * "]" + "}",
+        Kind.JSON,
+        "nested more than 100 deep",
+    ),
     "a list": ('["good.wav"]', Kind.JSON, "not a JSON object but list"),
     "half a character": (r'{"audio_path": "\ud800.wav"}', Kind.JSON, "half of a surrogate pair"),
     "a huge number": ({"n": 10**30}, Kind.JSON, "out of range: an integer has 64 bits"),

@@ -14,13 +14,14 @@ from typing import Any
 import corpus
 import pytest
 
+from packer import cluster as clusters
 from packer.build import build
 from packer.encode import Job, Task
-from packer.exchange import Batch, Site, batches, encode_batch, versions
+from packer.exchange import Batch, Site, batches, bounded, encode_batch, versions
 from packer.journal import BEGUN
 from packer.options import Options
 from packer.target import Target
-from shards.errors import FetchError
+from shards.errors import DataError, FetchError
 
 SAMPLES, BROKEN = 80, 7
 SHAPE = ["--shard-size", "30KB", "--shuffle-group", "2MB", "--sample-rate", "8000"]
@@ -258,6 +259,35 @@ def test_a_worker_that_sees_other_things_is_told(site, tmp_path):
         replace(site, url=str(tmp_path / "elsewhere")).open()
     with pytest.raises(FetchError, match=r"has soxr .* but this build soxr 0\.1: install the same"):
         replace(site, versions=versions() | {"soxr": "0.1"}).open()
+
+
+def test_a_recursion_without_end_reaches_the_client():
+    """Its own traceback cannot be sent, and Dask's client waits for it for ever."""
+
+    def runaway(depth: int) -> int:
+        return runaway(depth + 1) + 1
+
+    with pytest.raises(DataError, match=r"runaway on .*: recursion without an end") as error:
+        bounded(runaway)(0)
+    assert error.value.__context__ is None
+    assert len(error.traceback) < 5
+
+
+def test_a_cluster_whose_workers_are_all_gone_is_left(annotations, tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters, "_LOOK_S", 0.2)
+    monkeypatch.setattr(clusters, "_WORKERS_S", 1)
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=None, processes=False
+        ) as started,
+        distributed.Client(started) as client,
+    ):
+        cluster = clusters.Cluster(client, "here", {})
+        future = client.submit(int, resources={"what no worker has": 1})
+        client.retire_workers(list(client.scheduler_info()["workers"]), close_workers=True)
+        with pytest.raises(FetchError, match="here: has no workers, waited for 1 s"):
+            next(cluster.as_completed([future]))
 
 
 def test_batches_hold_about_five_minutes(tmp_path):

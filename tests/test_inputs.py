@@ -162,6 +162,13 @@ def test_files_of_one_name_are_pairs(tmp_path):
     assert pairs(reading, tmp_path) == [("one/x.wav", "one/x.MID"), ("y.flac", "y.midi")]
 
 
+def test_names_that_look_alike_are_pairs(tmp_path):
+    touch(tmp_path, "\u00e9tude.wav", "e\u0301tude.mid", "audio/\u00e9.wav", "midi/e\u0301.mid")
+    reading = read(tmp_path)
+    assert not reading.rejected
+    assert len(pairs(reading, tmp_path)) == 2
+
+
 def test_files_in_parallel_folders_are_pairs(tmp_path):
     touch(tmp_path, "audio/p/1.wav", "midi/p/1.mid", "q/audio/1.wav", "q/midi/1.mid")
     reading = read(tmp_path)
