@@ -133,6 +133,8 @@ class SampleDecoder:
         small = [m for m in members if recipe.wants(m.extension) and not is_audio(m.extension)]
         found = _read(reader, small, self._scratch)
         example = Example(members[0].key, found, parse_meta(found.get("json")))
+        if "audio" in recipe.fields:
+            _audio_member(members)  # or a row would be as long as JSON likes
         if recipe.needs_length and not _tells_length(example.meta, members):
             example = read_example(reader, row, recipe, self._scratch)
         self.clock.lap("read")
@@ -174,23 +176,32 @@ class SampleDecoder:
             count = copy_samples(pcm[facts.start :], out)
             out[count:] = 0
             return count
-        members = {member.extension: member for member in reader.members(stored)}
-        extension = audio_extension(members)
-        if extension is None:
-            raise DecodeError(f"has no audio; its members: {', '.join(members) or 'none'}")
-        member = members[extension]
+        member = _audio_member(reader.members(stored))
         data = self._scratch.take(member.size)
         reader.read_into(data, member.start)
         self.clock.lap("read")
         return decode_window(
             data,
-            extension,
+            member.extension,
             out,
             sample_rate=self._recipe.sample_rate,
             start=facts.start,
             at_least=facts.audio_s,
             stored_rate=facts.stored_rate,
         )
+
+
+def _audio_member(members: Sequence[Member]) -> Member:
+    """The member that is decoded as audio.
+
+    Raises:
+        DecodeError: if there is none.
+    """
+    found = {member.extension: member for member in members}
+    extension = audio_extension(found)
+    if extension is None:
+        raise DecodeError(f"has no audio; its members: {', '.join(found) or 'none'}")
+    return found[extension]
 
 
 def _facts(example: Example, recipe: Recipe, epoch: int) -> Facts:

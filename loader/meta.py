@@ -9,6 +9,9 @@ from shards.errors import DecodeError
 from shards.pcm import HIGHEST_RATE, LOWEST_RATE, USUAL
 from shards.values import labels, number
 
+_LONGEST_S = 1e9
+_MOST_BEATS = 255  # of a bar, which is all that a MIDI file can say
+
 
 @dataclass(frozen=True, slots=True)
 class Meta:
@@ -62,9 +65,15 @@ def parse_meta(data: bytes | memoryview | None) -> Meta:
         labels(record.get("labels")),
         rate if known else None,
         frames if known else None,
-        number(record.get("duration")),
-        number(record.get("midi_beat")) or 0.0,
+        _within(record.get("duration"), _LONGEST_S),
+        _within(record.get("midi_beat"), _MOST_BEATS) or 0.0,
     )
+
+
+def _within(value: Any, most: float) -> float | None:
+    """A number from 0 to ``most``."""
+    found = number(value)
+    return found if found is not None and 0 <= found <= most else None
 
 
 def _count(value: Any) -> int | None:

@@ -8,6 +8,7 @@ import symusic
 from numpy.typing import NDArray
 
 from shards.errors import DecodeError
+from shards.events import require_events
 from shards.meter import MeterMap, TempoMap, Ticks, meter_map, tempo_map
 
 COLUMNS = ("onset_s", "duration_s", "pitch", "velocity", "bar", "beat")
@@ -67,9 +68,9 @@ def parse_midi(data: bytes) -> Any:
 
 
 def _require_readable(data: bytes) -> None:
-    """Refuse a file of a kind that has no beats or no order, and one that was cut off.
+    """Refuse a file of a kind that has no beats or no order, and one that is damaged or cut off.
 
-    Of what is shorter than its chunks say, symusic reads on, beyond its memory.
+    Of what is shorter than its chunks or events say, symusic reads on, beyond its memory.
     """
     start = 8 + int.from_bytes(data[4:8], "big")
     tracks = int.from_bytes(data[10:12], "big")
@@ -86,6 +87,7 @@ def _require_readable(data: bytes) -> None:
                 f"not a readable MIDI file: cut off in track {number} of {tracks}, at byte "
                 f"{len(data)} of at least {stop}"
             )
+        require_events(data, start + 8, stop)
         start = stop
 
 
@@ -147,6 +149,9 @@ def cut_midi(score: Any, *, start_s: float, end_s: float) -> Cut:
 
     Tempo map, time and key signatures and the controllers and pitch bends of each track go
     along; what was set before the window is set at its start. Notes are clipped to it.
+
+    Raises:
+        DecodeError: if the score is of a damaged file.
     """
     tempo, meter = _tempo_map(score), _meter_map(score, 0.0)
     factor = _fineness(score, tempo.tick_at(end_s) - tempo.tick_at(start_s))
@@ -166,7 +171,9 @@ def cut_midi(score: Any, *, start_s: float, end_s: float) -> Cut:
         )
     cut.tracks = [_cut_track(track, window) for track in score.tracks]
     bar, beat = _refine(meter, factor).bars_and_beats(np.array([first]))
-    return Cut(bytes(cut.dumps_midi()), cut.note_num(), int(bar[0]), float(beat[0]))
+    midi = bytes(cut.dumps_midi())
+    parse_midi(midi)  # what came of damaged events is not written into a shard
+    return Cut(midi, cut.note_num(), int(bar[0]), float(beat[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +242,11 @@ def _sounding(
 
 
 def _piano_notes(score: Any) -> tuple[Ticks, Ticks, Ticks, Ticks, int]:
-    """Onset, duration, pitch and velocity of the piano's notes, and how many others there are."""
+    """Onset, duration, pitch and velocity of the piano's notes, and how many others there are.
+
+    Raises:
+        DecodeError: if a note's are out of range.
+    """
     melodic = [track.notes.numpy() for track in score.tracks if not track.is_drum]
     names = ("time", "duration", "pitch", "velocity")
     if len(melodic) == 1:
