@@ -14,6 +14,7 @@ from shards.meter import MeterMap, TempoMap, Ticks, meter_map, tempo_map
 COLUMNS = ("onset_s", "duration_s", "pitch", "velocity", "bar", "beat")
 LOWEST_PITCH, HIGHEST_PITCH = 21, 108  # the 88 keys of a piano
 _FINE = 30_720  # ticks a quarter of a cut file: 16 us at 120, and a MIDI header holds up to 32,767
+_HEADER, _HEADER_BYTES = b"MThd\0\0\0\6", 14
 _GRID = 1 << 20  # parts of a tick: finer than any beat, coarser than rounding
 _SEQUENCES = 2  # the type of a file whose tracks do not sound together
 _SMPTE = 1 << 15
@@ -72,9 +73,8 @@ def _require_readable(data: bytes) -> None:
 
     Of what is shorter than its chunks or events say, symusic reads on, beyond its memory.
     """
-    start = 8 + int.from_bytes(data[4:8], "big")
-    tracks = int.from_bytes(data[10:12], "big")
-    if data[:4] != b"MThd" or len(data) < 14:
+    start, tracks = _HEADER_BYTES, int.from_bytes(data[10:12], "big")
+    if data[:8] != _HEADER or len(data) < start:
         raise DecodeError("not a readable MIDI file: it does not begin with a MIDI header")
     if int.from_bytes(data[8:10], "big") == _SEQUENCES:
         raise DecodeError("MIDI of type 2 (sequences that follow no order) is not supported")
@@ -87,6 +87,8 @@ def _require_readable(data: bytes) -> None:
                 f"not a readable MIDI file: cut off in track {number} of {tracks}, at byte "
                 f"{len(data)} of at least {stop}"
             )
+        if data[start : start + 4] != b"MTrk":  # symusic looks for the next one, anywhere
+            raise DecodeError(f"not a readable MIDI file: no track at byte {start}")
         require_events(data, start + 8, stop)
         start = stop
 
