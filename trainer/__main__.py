@@ -11,6 +11,7 @@ COMMANDS = {
     "fit": ("train a model, or go on with a run that was stopped", "trainer.command"),
     "validate": ("figures of a checkpoint on the val split", "trainer.command"),
     "test": ("figures of a checkpoint on the test split", "trainer.command"),
+    "predict": ("ratings of shards or of whole recordings", "trainer.predict"),
     "preflight": ("what would stop or slow a run, before it begins", "trainer.preflight"),
 }
 _USAGE = """usage: python -m trainer COMMAND [options]
@@ -25,6 +26,8 @@ examples:
   python -m trainer fit --config configs/demo.yaml --out runs/mine --data.batch_size 8
   python -m trainer fit --config configs/demo.yaml --print_config    all keys and their values
   python -m trainer test --config configs/experiment_10k.yaml --mode fusion
+  python -m trainer predict --checkpoint BEST.ckpt concert.wav concert.mid --out ratings.jsonl
+  python -m trainer preflight --config configs/experiment_10k.yaml --mode fusion
 
 fit goes on by itself where an earlier one of the same folder and config was stopped.
 python -m trainer COMMAND --help tells the options of a command."""

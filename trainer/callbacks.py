@@ -1,20 +1,23 @@
 """The callbacks of a run."""
 
+import logging
+from importlib.util import find_spec
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    TQDMProgressBar,
-)
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 
 from trainer.checkpoint import BEST, FOLDER
 from trainer.folder import RunFolder
 from trainer.history import History
 from trainer.keeper import Keeper
+from trainer.outcomes import Outcomes
+from trainer.report import Report
+from trainer.showcase import Showcase
 from trainer.stopping import StopSignals
+from trainer.telemetry import Bar, Telemetry
+
+log = logging.getLogger(__name__)
 
 _MONITOR = "val/loss"
 
@@ -37,15 +40,26 @@ def make_callbacks(asked: Any, folder: RunFolder, signals: StopSignals) -> list[
         saved=folder.saved,
     )
     every = (
+        (Telemetry(), True),
         (History(), True),
         (_early_stopping(asked.early_stopping), asked.early_stopping is not None),
         (_best(folder), asked.trainer.enable_checkpointing),
         (keeper, asked.trainer.enable_checkpointing),
         (LearningRateMonitor(logging_interval="step"), asked.trainer.logger),
         # By name: where rich is installed, Lightning would take its bar.
-        (TQDMProgressBar(), asked.trainer.enable_progress_bar),
+        (Bar(), asked.trainer.enable_progress_bar),
+        *((callback, True) for callback in _pictures()),
     )
     return [callback for callback, wanted in every if wanted is not False]
+
+
+def _pictures() -> list[Callback]:
+    """What is to be looked at, where it can be drawn."""
+    if find_spec("matplotlib") is None:
+        log.warning("no pictures and no report of this run: pip install matplotlib")
+        return []
+    outcomes = Outcomes()
+    return [outcomes, Showcase(), Report(outcomes)]
 
 
 def _best(folder: RunFolder) -> ModelCheckpoint:

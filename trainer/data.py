@@ -103,6 +103,8 @@ class PianoData(LightningDataModule):
             max_error_rate: share of skipped samples past which it raises after all.
         """
         super().__init__()
+        # What a checkpoint has to tell of how its model was fed, beside mode and sample rate.
+        self.save_hyperparameters("clip_seconds", "max_notes", logger=False)
         if labels is not None:
             raise ValueError(
                 "data.labels: the model's scale comes from the manifest, which knows the packed "
@@ -201,6 +203,10 @@ class PianoData(LightningDataModule):
         """Continue there; called after ``setup``, and without a train split when validating."""
         if "train" in self._open and "train" in state_dict:
             self._open["train"].load_state_dict(state_dict["train"])
+
+    def stats(self) -> dict[str, Any]:
+        """What the training pipeline counted: ``Pipeline.stats``."""
+        return self._open["train"].stats()
 
     def teardown(self, stage: str) -> None:
         """Close the pipelines: their threads and their cache."""

@@ -10,6 +10,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from trainer.telemetry import PREFIX
+
 NAME = "metrics.json"
 Figures = dict[str, float | None]
 
@@ -69,8 +71,10 @@ def summary(epochs: Mapping[str, Figures], *, folder: str) -> str:
 
 
 def _figures(metrics: Mapping[str, Tensor]) -> Figures:
-    """Plain numbers, None for NaN: JSON has no such number."""
-    values = {name: float(value) for name, value in sorted(metrics.items())}
+    """Plain numbers, None for NaN: JSON has no such number. Times never recur: not here."""
+    values = {
+        name: float(value) for name, value in sorted(metrics.items()) if not name.startswith(PREFIX)
+    }
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
