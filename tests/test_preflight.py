@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections import namedtuple
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,20 @@ def test_a_model_that_cannot_be_built(shards, tmp_path):
     found = bad(list(findings(options(shards, tmp_path, model__heads=3))))
     assert "model.heads" in found["midi model"].text
     assert "training step" not in found
+
+
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+def test_an_encoder_of_another_sample_rate(shards, tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text('{"sampling_rate": 16000}')
+    encoder = {"model__audio_encoder": f"hf:{tmp_path}"}
+    found = bad(list(findings([*options(shards, tmp_path, **encoder), "--mode=audio"])))
+    assert f"trained on 16000 Hz, data.sample_rate is {SAMPLE_RATE}" in found["audio model"].text
+    assert found["audio model"].remedy == "--data.sample_rate 16000"
+
+
+def test_a_step_with_augmentation_is_tried_too(shards, tmp_path):
+    found = list(findings([*options(shards, tmp_path), "--model.augment.noise_p=1.0"]))
+    assert "training step" in {one.subject for one in found if one.state == "ok"}
 
 
 @pytest.mark.parametrize("where", ["file/run", "/proc/run"])

@@ -8,6 +8,7 @@ import torch
 
 from loader.finding import Finding, State
 from loader.machine import free_memory
+from trainer.augmentation import Augmentation
 from trainer.devices import uses_cuda
 from trainer.memory import OutOfMemoryError, largest
 from trainer.models import Batch, Mode, Statistics
@@ -26,9 +27,11 @@ def build(plan: Plan, mode: Mode, statistics: Statistics) -> Rater:
     Raises:
         ValueError, ImportError, OSError: it cannot be built; the message says why.
     """
-    rate = plan.data["sample_rate"]
+    rate, augment = plan.data["sample_rate"], plan.model["augment"]
+    if augment is not None:
+        augment = Augmentation(**{key: _plain(value) for key, value in augment.items()})
     options = {**plan.model, "mode": mode, "sample_rate": rate, "statistics": statistics}
-    return Rater(**options)
+    return Rater(**options | {"augment": augment})
 
 
 def check_models(plan: Plan, statistics: Statistics) -> Iterator[Finding]:
@@ -185,3 +188,8 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _plain(value: Any) -> Any:
+    """A value as it was before it was a config's."""
+    return tuple(value) if isinstance(value, list) else value
