@@ -14,20 +14,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import symusic
+import synthetic
 from machine import describe
 
 from loader import make_pipeline
 from loader.stage import stage
 from loader.steps import find_places
-from shards.index import index_bytes
-from shards.manifest import NAME, Manifest, ShardInfo, dump_manifest
-from shards.tar import END_OF_ARCHIVE, sample_bytes
+from shards.manifest import NAME
 
 SHARDS, SHARD_SAMPLES = 100_000, 1000  # of the large manifest
 WHOLE_SHARDS, WHOLE_SAMPLES = 1000, 100_000
@@ -149,49 +146,15 @@ def _summary(results: list[dict[str, float]]) -> dict[str, Any]:
 def _prepare(work: Path) -> None:
     """Make the datasets, unless they are there, and warm the cache."""
     if not (work / "whole" / NAME).exists():
-        midi = _midi(work / "piece.mid")
-        _write_dataset(work / "large", midi, samples=SHARD_SAMPLES, shards=1, listed=SHARDS)
+        midi = synthetic.midi_bytes(work / "piece.mid")
+        rows = {"samples": SHARD_SAMPLES, "shards": 1, "rows": SHARD_SAMPLES}
+        synthetic.write_listed(work / "large", midi, listed=SHARDS, **rows)
         for count in DIMENSIONS:
             _write_labels(work / f"labels-{count}.jsonl", count)
-        _write_dataset(work / "whole", midi, samples=WHOLE_SAMPLES, shards=WHOLE_SHARDS)
+        synthetic.write_listed(work / "whole", midi, samples=WHOLE_SAMPLES, shards=WHOLE_SHARDS)
     stage(str(work / "whole"), cache_dir=work / "cache", progress=False)
     for name in _figures(work):
         _in_a_process(name, work)
-
-
-def _midi(path: Path) -> bytes:
-    """A piece of eight notes."""
-    score, track = symusic.Score(480), symusic.Track()
-    for number in range(8):
-        track.notes.append(symusic.Note(480 * number, 240, 60 + number, 64))
-    score.tracks.append(track)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    score.dump_midi(str(path))
-    return path.read_bytes()
-
-
-def _write_dataset(
-    folder: Path, midi: bytes, *, samples: int, shards: int, listed: int = 0
-) -> None:
-    """A dataset of MIDI and labels; its manifest lists further shards that are not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    keys = np.array_split([_key(number) for number in range(samples)], shards)
-    infos = [_write_shard(folder, number, own.tolist(), midi) for number, own in enumerate(keys)]
-    for number in range(shards, listed):
-        digest = sha256(str(number).encode()).hexdigest()
-        infos.append(ShardInfo(_name(number), SHARD_SAMPLES, infos[0].filesize, digest))
-    manifest = Manifest("startup", infos, fields={"midi": "mid"}, packer_version="benchmark")
-    (folder / NAME).write_bytes(dump_manifest(manifest))
-
-
-def _write_shard(folder: Path, number: int, keys: list[str], midi: bytes) -> ShardInfo:
-    record = json.dumps({"labels": {}, "midi_beat": 0.0}).encode()
-    parts = [sample_bytes(key, {"json": record, "mid": midi}) for key in keys]
-    data = b"".join(parts) + END_OF_ARCHIVE
-    (folder / _name(number)).write_bytes(data)
-    offsets = np.cumsum([0, *map(len, parts)])
-    (folder / f"{_name(number)}.idx").write_bytes(index_bytes(offsets.astype(np.uint64)))
-    return ShardInfo(_name(number), len(keys), len(data), sha256(data).hexdigest())
 
 
 def _write_labels(path: Path, dimensions: int) -> None:
@@ -199,15 +162,7 @@ def _write_labels(path: Path, dimensions: int) -> None:
     with path.open("w") as file:
         for number, row in enumerate(values.tolist()):
             labels = {f"dimension_{place}": value for place, value in enumerate(row)}
-            file.write(json.dumps({"key": _key(number), "labels": labels}) + "\n")
-
-
-def _name(number: int) -> str:
-    return f"shard-{number:06d}.tar"
-
-
-def _key(number: int) -> str:
-    return f"piece-{number // 100:06d}-{number % 100 * 10000}"
+            file.write(json.dumps({"key": synthetic.key(number), "labels": labels}) + "\n")
 
 
 if __name__ == "__main__":
