@@ -23,8 +23,12 @@ check: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(SITE)
 
+# What moved since the last record, by ratios; it informs, and never fails.
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/streaming.py --quick
+	$(BIN)/python benchmarks/quick.py
+
+bench-record: $(VENV)/.installed
+	$(BIN)/python benchmarks/quick.py --record
 
 # One venv for all of it. torch comes first, by itself: nothing that follows may replace it.
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt

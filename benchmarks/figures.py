@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import picture
+import scale_picture
+import scale_tables
 
 Report = dict[str, Any]
 Found = dict[str, Report]
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-WITH_BLOCKS = ("README.md",)
+WITH_BLOCKS = ("README.md", "docs/scale.md")
 PAGE = "docs/benchmarks.md"
 TITLES = {
     "streaming": "Streaming, against webdataset and bare loops",
@@ -30,6 +32,7 @@ TITLES = {
     "packing": "Packing",
     "packing_mount": "Packing from a slow mount",
     "planning": "Planning a million samples",
+    "scale": "As the work grows",
 }
 # What the README says: a sentence, the benchmark and its ratio.
 HEADLINES = (
@@ -144,10 +147,23 @@ def _source(name: str, found: Found) -> str:
     return f"[{name}]({PAGE}#{anchor}), {found[name]['machine']['commit']}"
 
 
-BLOCKS: dict[str, Callable[[Found], str]] = {"headlines": headlines}
+BLOCKS: dict[str, Callable[[Found], str]] = {
+    "headlines": headlines,
+    "scale: samples": lambda found: scale_tables.growth(found["scale"], "by samples"),
+    "scale: shards": lambda found: scale_tables.growth(found["scale"], "by shards"),
+    "scale: ranks": lambda found: scale_tables.ranks(found["scale"]),
+    "scale: threads": lambda found: scale_tables.threads(found["scale"]),
+    "scale: links, Drive": lambda found: scale_tables.links(found["scale"], "Drive"),
+    "scale: links, store": lambda found: scale_tables.links(found["scale"], "object store"),
+    "scale: costs": lambda found: scale_tables.link_costs(found["scale"]),
+    "scale: told": lambda found: told(found["scale"]),
+}
 # What a picture shows, and who draws it.
 PICTURES: dict[str, tuple[str, Callable[[Report, Path], None]]] = {
     "docs/headline.svg": ("streaming", picture.draw),
+    "docs/scale-growth.svg": ("scale", scale_picture.draw_growth),
+    "docs/scale-threads.svg": ("scale", scale_picture.draw_threads),
+    "docs/scale-links.svg": ("scale", scale_picture.draw_links),
 }
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def main() -> None:
         "command": f"python benchmarks/streaming.py --clips {args.clips} --rounds {args.rounds}",
         "samples_per_s": {name: {"median": medians[name], "all": rates[name]} for name in rates},
         "ratios": _ratios(medians),
+        "by_round": _by_round(rates),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
@@ -253,6 +254,13 @@ def _ratios(medians: dict[str, float]) -> dict[str, float]:
         "decoded / FLAC": ours[FLOAT] / ours[FLAC],
     }
     return {name: round(ratio, 2) for name, ratio in ratios.items()}
+
+
+def _by_round(rates: dict[str, list[float]]) -> dict[str, list[float]]:
+    """The same ratios out of each round alone, whose spread is the noise."""
+    rounds = range(len(next(iter(rates.values()))))
+    found = [_ratios({name: own[number] for name, own in rates.items()}) for number in rounds]
+    return {name: [ratios[name] for ratios in found] for name in found[0]}
 
 
 def _table(medians: dict[str, float], ratios: dict[str, float]) -> str:

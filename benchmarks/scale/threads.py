@@ -2,9 +2,9 @@
 
 The model is a closed queue: each thread decodes without Python's lock (d seconds a sample) and then
 needs it (g seconds), one thread at a time. Mean value analysis (Reiser and Lavenberg, 1980) gives
-the rate of n threads on n cores. d is measured as a bare decoding loop, g as what a pipeline
-takes beyond it, both in processor seconds, all of which is held to be under the lock: so the model is not too kind there. What
-it leaves out is that cores share memory, caches and clock.
+the rate of n threads on n cores. d is measured as a bare decoding loop, g as what a pipeline takes
+beyond it, both in processor seconds, and all of g is held to be under the lock: so the model is
+not too kind there. What it leaves out is that cores share memory, caches and clock.
 """
 
 import statistics
