@@ -151,6 +151,7 @@ BLOCKS: dict[str, Callable[[Found], str]] = {
     "headlines": headlines,
     "scale: samples": lambda found: scale_tables.growth(found["scale"], "by samples"),
     "scale: shards": lambda found: scale_tables.growth(found["scale"], "by shards"),
+    "scale: annotations": lambda found: scale_tables.annotations(found["scale"]),
     "scale: ranks": lambda found: scale_tables.ranks(found["scale"]),
     "scale: threads": lambda found: scale_tables.threads(found["scale"]),
     "scale: links, Drive": lambda found: scale_tables.links(found["scale"], "Drive"),

@@ -34,6 +34,17 @@ def growth(report: Report, part: str) -> str:
     )
 
 
+def annotations(report: Report) -> str:
+    """What planning a build costs."""
+    return table(
+        ("annotation lines", "planned in, s", "memory at the peak, MB"),
+        (
+            (f"{row['lines']:,}", f"{row['s']:.3g}", f"{row['peak_MB']:,.0f}")
+            for row in report["annotations"]
+        ),
+    )
+
+
 def ranks(report: Report) -> str:
     """Balance, and bytes over all nodes."""
     return table(

@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent))  # the other benchmarks
 
+import annotations
 import growth
 import links
 import ranks
@@ -29,6 +30,7 @@ def main() -> None:
         "machine": describe("fsspec", "numpy", "miniaudio", "symusic", "torch"),
         "command": f"python benchmarks/scale --rounds {args.rounds}" + " --quick" * args.quick,
         "growth": growth.measure(args.work / "growth", rounds=args.rounds, quick=args.quick),
+        "annotations": annotations.measure(args.work / "annotations", quick=args.quick),
         "ranks": ranks.measure(args.work / "ranks", quick=args.quick),
         "threads": decoding,
         "links": links.measure(
