@@ -36,6 +36,7 @@ _ONE_STEP = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.li
 SHORT = {
     ("trainer", "fit"): f"{_MODEL} {_QUIET} {_ONE_STEP}",
     ("trainer", "validate"): f"{_MODEL} {_QUIET}",
+    ("trainer", "test"): f"{_MODEL} {_QUIET}",
     ("trainer", "preflight"): f"{_MODEL} {_QUIET}",
     ("loader", "bench"): "--seconds 0.1 --caches raw",
 }
