@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from clips import decoded_cache, decoded_tars, make_dataset
 from machine import describe
-from streaming import BATCH, FRAMES, INT16_SCALE, decoded_cache, decoded_tars, make_dataset
+from streaming import BATCH, FRAMES, INT16_SCALE
 from torch.utils.data import DataLoader, Dataset
 
 from loader import make_pipeline

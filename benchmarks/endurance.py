@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from clips import make_dataset
 from machine import describe
-from streaming import make_dataset
 
 from loader import make_pipeline
 

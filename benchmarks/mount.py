@@ -21,14 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clips import make_dataset
 from machine import describe
 from slowfs import BYTES_PER_S, LATENCY_S, mounted
 
 from loader import make_pipeline
 from loader.pipeline import Pipeline
-from packer.build import build
-from packer.corpus import write_corpus
-from packer.options import Options
 from shards.manifest import NAME, Manifest, load_manifest
 from shards.reader import ShardReader
 
@@ -55,7 +53,7 @@ class Dataset:
 
 def main() -> None:
     args = _arguments()
-    folder = _build(args.work, args.clips, args.shard_mb)
+    folder = make_dataset(args.work, args.clips, shard_mb=args.shard_mb)
     dataset = Dataset(folder, load_manifest((folder / NAME).read_bytes(), name=str(folder)))
     seconds: dict[str, list[float]] = {}
     with (
@@ -83,17 +81,6 @@ def _arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     return args
-
-
-def _build(work: Path, clips: int, shard_mb: int) -> Path:
-    """Ten-second clips of made pieces as FLAC at 24 kHz, with MIDI and JSON."""
-    corpus, shards = work / f"corpus-{clips}", work / f"shards-{clips}-{shard_mb}"
-    if not (shards / NAME).exists():
-        annotations = write_corpus(corpus, pieces=-(-clips // 6))
-        lines = annotations.read_text().splitlines()[:clips]
-        annotations.write_text("\n".join(lines) + "\n")
-        build(annotations, str(shards), options=Options(shard_bytes=shard_mb * 10**6))
-    return shards
 
 
 def _unpack(dataset: Dataset, folder: Path) -> Path:

@@ -5,8 +5,9 @@
 What it models: every look-up, open and listing costs one round trip, and so does a read that does
 not go on where the handle's last one ended, as no client could have prefetched it; and all bytes
 pass one link, whoever reads them. Any number of requests is on its way at once. The kernel caches
-and reads ahead as on any FUSE mount (128 KiB); beyond that nothing is prefetched. What it does not
-model: quotas, errors, and a varying link.
+and reads ahead as on any FUSE mount (128 KiB); beyond that nothing is prefetched. With
+``fails_every`` one in so many reads is an I/O error, as on Drive. What it does not model:
+quotas, and a varying link.
 
 Needs libfuse 3 (Debian, Ubuntu: apt-get install fuse3) and mfusepy from PyPI. Up to 3.16.1 libfuse
 does not tell the kernel that look-ups in one folder may go side by side, as clients of network
@@ -15,6 +16,7 @@ storage do: they come one after the other. Where it is older than 3.17 and that 
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -23,7 +25,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EROFS
+from errno import EIO, EROFS
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -48,7 +50,11 @@ def looks_up_in_parallel() -> bool:
 
 @contextmanager
 def mounted(
-    folder: Path, *, latency_s: float = LATENCY_S, bytes_per_s: float = BYTES_PER_S
+    folder: Path,
+    *,
+    latency_s: float = LATENCY_S,
+    bytes_per_s: float = BYTES_PER_S,
+    fails_every: int = 0,
 ) -> Iterator[Path]:
     """Mount a folder slowly, by a child process, for as long as the context lasts.
 
@@ -60,6 +66,7 @@ def mounted(
     with tempfile.TemporaryDirectory() as point:
         command = [sys.executable, __file__, str(folder.resolve()), point]
         figures = ["--latency-s", str(latency_s), "--bytes-per-s", str(bytes_per_s)]
+        figures += ["--fails-every", str(fails_every)]
         # in a session of its own, Ctrl-C reaches it through this process alone
         with subprocess.Popen(
             command + figures, stdin=subprocess.PIPE, start_new_session=True
@@ -103,8 +110,9 @@ class SlowFolder(mfusepy.Operations):
 
     use_ns = True
 
-    def __init__(self, folder: Path, link: Link, latency_s: float) -> None:
+    def __init__(self, folder: Path, link: Link, latency_s: float, fails_every: int) -> None:
         self._folder, self._link, self._latency_s = folder, link, latency_s
+        self._fails_every, self._reads = fails_every, itertools.count(1)
         self._ends: dict[int, int] = {}  # of what was read last, by handle
 
     def init_with_config(self, connection: Any, config: Any) -> None:
@@ -135,6 +143,8 @@ class SlowFolder(mfusepy.Operations):
         self._ends[fh] = offset + size
         if not follows:
             self._round_trip()
+        if self._fails_every and next(self._reads) % self._fails_every == 0:
+            raise OSError(EIO, os.strerror(EIO))
         data = os.pread(fh, size, offset)
         self._link.carry(len(data))
         return data
@@ -158,9 +168,10 @@ def main() -> None:
     parser.add_argument("point", help="where to mount it")
     parser.add_argument("--latency-s", type=float, default=LATENCY_S)
     parser.add_argument("--bytes-per-s", type=float, default=BYTES_PER_S)
+    parser.add_argument("--fails-every", type=int, default=0, help="reads; 0 is never")
     args = parser.parse_args()
     threading.Thread(target=_end_with_input, daemon=True).start()
-    folder = SlowFolder(args.folder, Link(args.bytes_per_s), args.latency_s)
+    folder = SlowFolder(args.folder, Link(args.bytes_per_s), args.latency_s, args.fails_every)
     try:
         mfusepy.FUSE(folder, args.point, foreground=True, ro=True, fsname="slow", **_threads())
     except RuntimeError as error:

@@ -27,22 +27,19 @@ import numpy as np
 import soundfile
 import torch
 import webdataset
+from clips import RATE, SECONDS, decoded_cache, decoded_tars, make_dataset
 from machine import describe
 from numpy.typing import NDArray
 
 from loader import make_pipeline
 from loader.audio import copy_samples, decode_window
-from loader.decoded import folder_suffix
 from loader.tokens import octuple
-from packer.build import build
-from packer.corpus import write_corpus
-from packer.options import Options
 from shards.notes import read_notes
 from shards.npy import npy_view
 from shards.pcm import INT16_SCALE
 from shards.reader import ShardReader
 
-RATE, SECONDS, NOTES, BATCH = 24000, 10.0, 512, 16
+NOTES, BATCH = 512, 16
 THREADS = (0, 1, 2)
 PASSES = 3  # over decoded shards in a turn: one takes a tenth of a second
 NPY_HEADER = 128
@@ -92,17 +89,6 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
-def make_dataset(work: Path, clips: int) -> Path:
-    """Ten-second clips of made pieces as FLAC at 24 kHz, with MIDI and JSON."""
-    folder = work / f"{clips}"
-    if not (folder / "shards" / "manifest.json").exists():
-        annotations = write_corpus(folder / "corpus", pieces=-(-clips // 6))
-        lines = annotations.read_text().splitlines()[:clips]
-        annotations.write_text("\n".join(lines) + "\n")
-        build(annotations, str(folder / "shards"), options=Options())
-    return folder / "shards"
-
-
 def _contestants(dataset: Path, stack: ExitStack) -> dict[str, Callable[[], int]]:
     """What is measured: functions that run one epoch and count its samples."""
     found: dict[str, Callable[[], int]] = {}
@@ -130,22 +116,6 @@ def _contestants(dataset: Path, stack: ExitStack) -> dict[str, Callable[[], int]
         tars = passes * sorted(str(path) for path in folder.glob("*.tar"))
         found[f"{name}bare loop, 2 processes"] = partial(_spread, pool, loop, tars)
     return found
-
-
-def decoded_cache(dataset: Path) -> dict[str, Any]:
-    return {"cache": "decoded", "cache_dir": dataset.parent / "cache", "cache_bytes": 10**10}
-
-
-def decoded_tars(dataset: Path) -> Path:
-    """The folder of the cache with all of a dataset's shards, decoded."""
-    shards = len(list(dataset.glob("*.tar")))
-    with make_pipeline(dataset, **decoded_cache(dataset)) as pipe:
-        while True:
-            for _ in pipe:
-                pass
-            tars = list((dataset.parent / "cache").glob(f"*{folder_suffix(RATE)}/*.tar"))
-            if len(tars) == shards:
-                return tars[0].parent
 
 
 def _spread(pool: Any, loop: Callable[[str], int], tars: list[str]) -> int:

@@ -1,0 +1,1 @@
+"""Training from a mounted Drive, by every way that there is: ``python -m benchmarks.drive``."""

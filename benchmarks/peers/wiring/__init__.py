@@ -1,0 +1,1 @@
+"""One module a peer, wired as its documentation recommends."""

@@ -1,0 +1,23 @@
+"""Hugging Face datasets: Parquet files, streamed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+
+from benchmarks.peers.setting import Clip, Setting
+from benchmarks.peers.wiring.huggingface import Streaming, write_parquet
+
+PACKAGES = ("datasets", "torchcodec")
+WORKERS = (0, 1, 2)
+RESUMES = "torchdata's StatefulDataLoader; its shuffle buffer is lost"
+
+
+def prepare(clips: Iterator[Clip], folder: Path, kind: str) -> None:
+    write_parquet(clips, folder, kind)
+
+
+def open_loader(setting: Setting) -> Streaming:
+    files = sorted(str(path) for path in setting.folder.glob("*.parquet"))
+    dataset = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
+    return Streaming(dataset, setting)
