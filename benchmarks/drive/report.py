@@ -26,15 +26,21 @@ def report(experiments: Experiments, results: dict[str, Row], *, machine: Row, c
         "samples": experiments.samples,
         "link_s": link_s,
         "tables": [_table(rows, link_s, number, epochs)],
-        "notes": [
-            f"Seconds of waiting for data, for {experiments.samples} clips through a mount with "
-            f"{LATENCY_S * 1000:.0f} ms a request and {BYTES_PER_S / 1e6:.0f} MB/s ({mount['kind']}), "
-            f"{experiments.step_s:g} s of training a batch. \\* {experiments.part} samples, scaled up "
-            f"to all. Failing: from a mount on which every {FAILS_EVERY}th read is an I/O error."
-        ],
+        "notes": [_counted(experiments)],
         "ratios": _ratios(rows, link_s),
         "rows": rows,
     }
+
+
+def _counted(experiments: Experiments) -> str:
+    """What the seconds are of."""
+    kind, rate = "FUSE" if FUSE else "fsspec", f"{BYTES_PER_S / 1e6:.0f} MB/s"
+    return (
+        f"Seconds of waiting for data: {experiments.samples} clips through {kind} with "
+        f"{LATENCY_S * 1000:.0f} ms a request and {rate}, {experiments.step_s:g} s of training a "
+        f"batch. \\* {experiments.part} samples, scaled up to all. Failing: from a mount on which "
+        f"every {FAILS_EVERY}th read is an I/O error."
+    )
 
 
 def _table(rows: list[Row], link_s: float, number: int, epochs: int) -> Row:
