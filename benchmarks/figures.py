@@ -8,6 +8,7 @@ is one of BLOCKS, docs/benchmarks.md is all that was recorded, and pictures are 
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import picture
 import scale_picture
 import scale_tables
+import tables
 
 Report = dict[str, Any]
 Found = dict[str, Report]
@@ -24,6 +26,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 WITH_BLOCKS = ("README.md", "docs/scale.md")
 PAGE = "docs/benchmarks.md"
 TITLES = {
+    "peers": "Beside everything that a user would pick instead",
+    "drive": "From a mounted Drive, by every way",
     "streaming": "Streaming, against webdataset and bare loops",
     "mount": "From a slow mount",
     "windows": "Windows out of five-minute recordings",
@@ -57,6 +61,8 @@ def main() -> None:
         (ROOT / name).write_text(text)
     for name, (source, draw) in PICTURES.items():
         draw(found[source], ROOT / name)
+    for drawn in RESULTS.glob("*.png"):  # by the benchmark itself
+        shutil.copy(drawn, ROOT / "docs" / drawn.name)
 
 
 def reports() -> Found:
@@ -94,6 +100,10 @@ def page(found: Found) -> str:
     ]
     for name, report in found.items():
         parts.append(f"## {TITLES[name]}")
+        if (RESULTS / f"{name}.png").exists():
+            parts.append(f"![{TITLES[name]}]({name}.png)")
+        if "tables" in report:
+            parts.append(tables.markdown(report))
         if "samples_per_s" in report:
             parts.append(rates(report))
         if "figures" in report:
@@ -147,8 +157,16 @@ def _source(name: str, found: Found) -> str:
     return f"[{name}]({PAGE}#{anchor}), {found[name]['machine']['commit']}"
 
 
+def peers(found: Found) -> str:
+    """A line for each peer, with the columns that say most."""
+    headline = found["peers"]["headline"]
+    return f"{tables.grid(headline['columns'], headline['rows'])}\n\n{told(found['peers'])}"
+
+
 BLOCKS: dict[str, Callable[[Found], str]] = {
     "headlines": headlines,
+    "peers": peers,
+    "drive": lambda found: f"{tables.markdown(found['drive'])}\n\n{told(found['drive'])}",
     "scale: samples": lambda found: scale_tables.growth(found["scale"], "by samples"),
     "scale: shards": lambda found: scale_tables.growth(found["scale"], "by shards"),
     "scale: annotations": lambda found: scale_tables.annotations(found["scale"]),
