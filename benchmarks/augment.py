@@ -24,6 +24,7 @@ import numpy as np
 import soundfile
 import torch
 from machine import describe
+from tables import markdown
 
 from trainer import effects
 from trainer.augmentation import Augmentation
@@ -49,6 +50,8 @@ def main() -> None:
         "machine": describe("torch", "torchaudio", "audiomentations") | {"device": args.device},
         "command": f"python benchmarks/augment.py --clips {args.clips} --rounds {args.rounds}",
         "ms_per_clip": found,
+        "tables": [_table(found)],
+        "notes": [],
         "ratios": {
             f"{name}: {kind}, audiomentations / this": round(
                 of["audiomentations"][kind] / of["this"][kind], 2
@@ -59,7 +62,7 @@ def main() -> None:
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(_table(found))
+    print(markdown(report))
 
 
 def _arguments() -> argparse.Namespace:
@@ -168,16 +171,15 @@ def _write_rooms(folder: Path, count: int = 8) -> None:
         soundfile.write(folder / f"room-{n}.wav", room.numpy(), RATE)
 
 
-def _table(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    ways = ("this", "audiomentations")
-    lines = [
-        "| ms a clip | " + " | ".join(f"{w}, {c}" for w in ways for c in ("processor", "wall"))
-    ]
-    lines = [lines[0] + " |", "| --- " * 5 + "|"]
-    for name, of in found.items():
-        values = " | ".join(f"{of[w][c]:.2f}" for w in ways for c in ("processor", "wall"))
-        lines.append(f"| {name} | {values} |")
-    return "\n".join(lines)
+def _table(found: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+    ways = [(way, clock) for way in ("this", "audiomentations") for clock in ("processor", "wall")]
+    return {
+        "title": "Milliseconds a clip of ten seconds",
+        "columns": ["transform", *(f"{way}, {clock}" for way, clock in ways)],
+        "rows": [
+            [name, *(f"{of[way][clock]:.2f}" for way, clock in ways)] for name, of in found.items()
+        ],
+    }
 
 
 if __name__ == "__main__":

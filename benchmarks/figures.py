@@ -37,6 +37,8 @@ TITLES = {
     "packing_mount": "Packing from a slow mount",
     "planning": "Planning a million samples",
     "scale": "As the work grows",
+    "augment": "Augmentation, against audiomentations",
+    "percepiano": "PercePiano by four folds",
 }
 # What the README says: a sentence, the benchmark and its ratio.
 HEADLINES = (
@@ -138,7 +140,8 @@ def ratios(report: Report) -> str:
 def told(report: Report) -> str:
     """How and on what it was measured."""
     versions = ", ".join(f"{name} {v}" for name, v in report["machine"]["versions"].items())
-    return f"Medians of `{report['command']}` on {_machine(report)}; {versions}."
+    measure = report.get("measure", "Medians")
+    return f"{measure} of `{report['command']}` on {_machine(report)}; {versions}."
 
 
 def _machine(report: Report) -> str:

@@ -28,6 +28,7 @@ import torch
 from folds import FOLDS, Kind, distinct, splits
 from machine import describe
 from notes import Floats, features, ridge
+from tables import markdown
 
 from trainer.command import Command
 from trainer.models import Mode, Statistics
@@ -70,13 +71,13 @@ def main() -> None:
         "epochs": args.epochs,
         "performances": len(lines),
         "folds": results,
-        "means": means(results),
-        "published": PUBLISHED,
-        "differs": DIFFERS,
+        "tables": [table(means(results))],
+        "notes": [DIFFERS],
+        "measure": "Means over the folds",
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(table(report))
+    print(markdown(report))
 
 
 def _arguments() -> argparse.Namespace:
@@ -204,22 +205,27 @@ def means(results: list[Result]) -> list[Result]:
     return made
 
 
-def table(report: dict[str, Any]) -> str:
-    """All means as Markdown, and the published figures below."""
-    lines = ["", "| folds by | model | R2 | Pearson | Spearman | MAE | seconds |"]
-    lines.append("| --- " * 7 + "|")
-    for row in report["means"]:
-        r2 = f"{row['r2']:.3f} ± {row['r2_std']:.3f}"
-        ranks = " | ".join(_number(row[name]) for name in ("pearson", "spearman"))
-        cells = f"{row['folds']} | {row['model']} | {r2} | {ranks} | {row['mae']:.4f}"
-        lines.append(f"| {cells} | {row['seconds']:.0f} |")
-    lines += [
-        f"| excerpt | {name} | {r2:.3f} | | | | |" for name, r2 in report["published"].items()
+def table(rows: list[Result]) -> dict[str, Any]:
+    """All means as text, and the published figures below."""
+    columns = ["folds by", "model", "R2", "Pearson", "Spearman", "MAE", "seconds"]
+    cells = [
+        [
+            row["folds"],
+            row["model"],
+            f"{row['r2']:.3f} ± {row['r2_std']:.3f}",
+            *(_number(row[name]) for name in ("pearson", "spearman")),
+            f"{row['mae']:.4f}",
+            f"{row['seconds']:.0f}",
+        ]
+        for row in rows
     ]
-    return "\n".join([*lines, "", report["differs"]])
+    published = [["excerpt", name, f"{r2:.3f}"] for name, r2 in PUBLISHED.items()]
+    title = "Means over the folds, and the deviation of R2 over them"
+    return {"title": title, "columns": columns, "rows": cells + published}
 
 
 def _number(value: float) -> str:
+    """Of a correlation; that of a constant does not exist."""
     return "" if np.isnan(value) else f"{value:.3f}"
 
 
