@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -46,11 +47,14 @@ def arguments(shards: Path, out: object, **changed: object) -> list[str]:
     return ["fit", *config, *(f"--{name}={value}" for name, value in values.items())]
 
 
-def run(given: list[str], said: Path) -> None:
+def run(given: list[str], said: Path, environ: dict[str, str]) -> None:
     """``python -m trainer`` in a process that is not this one; what it says goes to a file."""
+    from lightning.pytorch.utilities import rank_zero_only
+
     from trainer.__main__ import main
 
-    os.environ["PYTHONUNBUFFERED"] = "1"
+    os.environ.update(environ)
+    rank_zero_only.rank = int(environ.get("RANK", "0"))  # Lightning asks when it is imported
     with said.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -68,10 +72,31 @@ class Runs:
         self._context.set_forkserver_preload(["runs", "trainer.command"])
         self.said = folder / "said.txt"
 
-    def start(self, given: list[str]) -> multiprocessing.process.BaseProcess:
-        process = self._context.Process(target=run, args=(given, self.said))
+    def start(self, given: list[str], **environ: str) -> multiprocessing.process.BaseProcess:
+        process = self._context.Process(target=run, args=(given, self.said, environ))
         process.start()
         return process
+
+    def start_ranks(
+        self, given: list[str], ranks: int
+    ) -> list[multiprocessing.process.BaseProcess]:
+        """Processes as torchrun would start them."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        common = {
+            "TORCHELASTIC_RUN_ID": "test",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "GLOO_SOCKET_IFNAME": "lo",
+            "GROUP_RANK": "0",
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+        }
+        return [
+            self.start(given, RANK=str(rank), LOCAL_RANK=str(rank), **common)
+            for rank in range(ranks)
+        ]
 
     def finish(self, given: list[str], *, status: int = 0) -> str:
         """Run to the end; what it said."""

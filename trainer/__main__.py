@@ -53,7 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # PyTorch and Lightning take seconds to import: help comes before, and silence looks broken.
     if "-h" not in rest and "--help" not in rest and "--print_config" not in rest:
         print(f"{name}: starting PyTorch and Lightning ...", file=sys.stderr, flush=True)
-    return cast(Main, import_module(COMMANDS[name][1])).main(name, rest)
+    try:
+        return cast(Main, import_module(COMMANDS[name][1])).main(name, rest)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
 
 
 def usage() -> str:

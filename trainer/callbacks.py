@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 
-from trainer.checkpoint import BEST, FOLDER
+from trainer.checkpoint import BEST, FOLDER, WholeCheckpoints
 from trainer.folder import RunFolder
 from trainer.history import History
 from trainer.keeper import Keeper
@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 _MONITOR = "val/loss"
 
 
-def make_callbacks(asked: Any, folder: RunFolder, signals: StopSignals) -> list[Callback]:
+def make_callbacks(
+    asked: Any, folder: RunFolder, signals: StopSignals, files: WholeCheckpoints
+) -> list[Callback]:
     """What accompanies a fit, but for what is switched off; a callback is a line here.
 
     Args:
@@ -31,20 +33,23 @@ def make_callbacks(asked: Any, folder: RunFolder, signals: StopSignals) -> list[
             machine, is kept, and carried to where the run is to lie; ``trainer.default_root_dir``
             is the same, and ``trainer.log_dir`` its folder ``logs``.
         signals: what ends the run after its step.
+        files: how checkpoints are written.
     """
     keeper = Keeper(
         folder.path,
         signals,
+        files,
         minutes=asked.checkpoint_minutes,
         log_keys=asked.log_keys,
         saved=folder.saved,
     )
+    saves = asked.trainer.enable_checkpointing is not False and not asked.trainer.fast_dev_run
     every = (
         (Telemetry(), True),
         (History(), True),
         (_early_stopping(asked.early_stopping), asked.early_stopping is not None),
-        (_best(folder), asked.trainer.enable_checkpointing),
-        (keeper, asked.trainer.enable_checkpointing),
+        (_best(folder), saves),
+        (keeper, saves),
         (LearningRateMonitor(logging_interval="step"), asked.trainer.logger),
         # By name: where rich is installed, Lightning would take its bar.
         (Bar(), asked.trainer.enable_progress_bar),

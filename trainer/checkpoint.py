@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from trainer.disk import attempt
+
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
@@ -17,27 +19,21 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """How Lightning writes checkpoints here: by ``write``. A full disk costs one, not the run."""
+    """How Lightning writes checkpoints here: by ``write``. A full disk costs one, not the run.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.trouble: OSError | None = None  # of the last attempt
+    Attributes:
+        failed: whether the last one could not be written.
+    """
+
+    failed = False
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         """Write one; where that fails, say so and go on: the ones before are still there."""
-        self.trouble = None
-        try:
+        with attempt(Path(path)) as attempted:
             write(Path(path), checkpoint)
-        except OSError as error:
-            self.trouble = error
-            log.warning(
-                "%s: the checkpoint cannot be written: %s. Training goes on; make room there, "
-                "or what follows the checkpoint before it is lost if the run is killed",
-                path,
-                error,
-            )
+        self.failed = attempted.failed
 
 
 def write(path: Path, checkpoint: Mapping[str, Any]) -> None:
@@ -80,6 +76,21 @@ def newest(folder: Path) -> Path | None:
             return path
         log.warning("%s is damaged or cut short: the checkpoint before it is used", path)
     return None
+
+
+def step_of(path: Path) -> int:
+    """Optimiser steps before a checkpoint; little of the file is read.
+
+    Raises:
+        ValueError: if it holds weights alone, which a run cannot go on from.
+    """
+    found = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    if "run" not in found:
+        raise ValueError(
+            f"{path} holds weights alone, for validate, test and predict: a fit goes on from "
+            f"{LAST}, and by itself"
+        )
+    return int(found["global_step"])
 
 
 def _sync_folder(folder: Path) -> None:

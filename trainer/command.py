@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from trainer import devices
 from trainer.callbacks import make_callbacks
-from trainer.checkpoint import WholeCheckpoints
+from trainer.checkpoint import WholeCheckpoints, step_of
 from trainer.checks import require_fit
 from trainer.data import PianoData
 from trainer.failures import run
@@ -70,19 +71,20 @@ class Command(LightningCLI):
         self.signals = signals or StopSignals()
         self.folder: RunFolder
         self._name = args[0] if run else name
-        super().__init__(
-            Rater,
-            PianoData,
-            args=args,
-            run=run,
-            seed_everything_default=0,
-            trainer_defaults=_trainer_defaults(),
-            parser_kwargs={"prog": prog} if run else {"prog": prog, "description": None},
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            # A checkpoint holds plain values only, so that loading one runs no code.
-            load_from_checkpoint_support=False,
-        )
+        with ExitStack() as self._held:
+            super().__init__(
+                Rater,
+                PianoData,
+                args=args,
+                run=run,
+                seed_everything_default=0,
+                trainer_defaults=_trainer_defaults(),
+                parser_kwargs={"prog": prog} if run else {"prog": prog, "description": None},
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                # A checkpoint holds plain values only, so that loading one runs no code.
+                load_from_checkpoint_support=False,
+            )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The one that is called: the parser of each takes a while to make."""
@@ -167,7 +169,8 @@ class Command(LightningCLI):
         asked = self.asked
         given = asked.out or asked.trainer.default_root_dir
         asked.out = str(given or _RUNS / run_name(asked.config, asked.mode))
-        self.folder = RunFolder(asked.out, cache_dir=asked.data.cache_dir)
+        shared = devices.machines(asked.trainer) > 1
+        self.folder = RunFolder(asked.out, cache_dir=asked.data.cache_dir, shared=shared)
         if not self.subcommand:
             return
         # Checkpoints are plain tensors and values, whatever the file claims to be.
@@ -186,13 +189,20 @@ class Command(LightningCLI):
         options["default_root_dir"] = str(self.folder.path)
         accelerator = options["accelerator"]
         options["precision"] = devices.precision(options["precision"], accelerator=accelerator)
-        options["plugins"] = [WholeCheckpoints()]
-        logs = options["logger"] and self.subcommand == "fit"
-        options["logger"] = logs and TensorBoardLogger(self.folder.path, name="", version=LOGS)
-        if self.subcommand == "fit":
-            if init.ckpt_path:  # Lightning would go over it again behind an epoch
-                options["num_sanity_val_steps"] = 0
-            options["callbacks"] = make_callbacks(init, self.folder, self.signals)
+        files = WholeCheckpoints()
+        options["plugins"] = [files]
+        if self.subcommand != "fit":
+            return Trainer(**options | {"logger": False})
+        step = None
+        if init.ckpt_path:
+            step = step_of(Path(init.ckpt_path))
+            options["num_sanity_val_steps"] = 0  # or Lightning does it again between two epochs
+        if options["logger"]:
+            # What was logged behind the checkpoint is not shown: it comes again.
+            options["logger"] = TensorBoardLogger(
+                self.folder.path, name="", version=LOGS, purge_step=step
+            )
+        options["callbacks"] = make_callbacks(init, self.folder, self.signals, files)
         return Trainer(**options)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -213,8 +223,12 @@ class Command(LightningCLI):
     def _prepare_fit(self) -> None:
         """Go on with the run in the folder, or begin one."""
         asked, folder = self.asked, self.folder
-        if asked.fresh and _is_first():
-            folder.clear()
+        if asked.trainer.fast_dev_run:
+            return  # leaves nothing behind, and goes on from nothing
+        if _is_first():
+            self._held.enter_context(folder.occupied())
+            if asked.fresh:
+                folder.clear()
         earlier = None if asked.fresh else folder.open().config()
         found = None if asked.fresh else folder.checkpoint()
         if asked.ckpt_path is None and earlier is not None and found is not None:

@@ -36,6 +36,13 @@ def several(trainer: Mapping[str, Any], environ: Mapping[str, str] = os.environ)
     return number > 1
 
 
+def machines(trainer: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> int:
+    """How many machines train together, as the config, torchrun or srun says."""
+    if local := environ.get("LOCAL_WORLD_SIZE"):
+        return int(environ.get("WORLD_SIZE", local)) // int(local)
+    return max(int(trainer["num_nodes"]), int(environ.get("SLURM_NNODES", "1")))
+
+
 def processes(environ: Mapping[str, str] = os.environ) -> dict[str, int]:
     """Options of Lightning's Trainer that torchrun has decided already, by starting processes."""
     if "TORCHELASTIC_RUN_ID" not in environ:

@@ -19,12 +19,14 @@ from shards.retry import retry
 from trainer.carry import STATE, Carrier, bring_back
 from trainer.checkpoint import BEST, FOLDER, newest
 from trainer.destination import Destination, is_far
+from trainer.disk import attempt
 
 log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 LOGS = "logs"
 _PARTS = (CONFIG, STATE, FOLDER, LOGS)
+_LOCK = ".lock"  # held while a fit runs; a process that dies lets go of it
 _LAST_WAIT_S = 600.0
 
 
@@ -39,14 +41,21 @@ class RunFolder:
         path: where it lies on this machine; the same if that is a local folder.
     """
 
-    def __init__(self, out: str, *, cache_dir: str | None = None) -> None:
+    def __init__(self, out: str, *, cache_dir: str | None = None, shared: bool = False) -> None:
         """Touch nothing yet.
 
         Args:
             cache_dir: local folder that holds runs whose destination is a mount or a URL.
+            shared: whether other machines train along: they have to see the same folder, so what
+                is on a mount is written there at once.
+
+        Raises:
+            ValueError: if it is shared and a URL.
         """
         self.out = out.rstrip("/")
-        self._destination = Destination(out) if is_far(out) else None
+        if shared and "://" in out:
+            raise ValueError(f"out: {out}: a run on several machines needs a folder that all see")
+        self._destination = Destination(out) if is_far(out) and not shared else None
         self.path = Path(self.out)
         if self._destination is not None:
             cache = Path(cache_dir) if cache_dir else default_folder()
@@ -62,7 +71,7 @@ class RunFolder:
         """
         if self._destination is None:
             return self
-        with self._alone():
+        with self._one_at_a_time():
             there = retry(lambda: _parsed(self._destination.read(STATE)))  # type: ignore[union-attr]
             here = self.state()
             if there and _is_ahead(there, here):
@@ -119,10 +128,26 @@ class RunFolder:
             self._carrier = Carrier(self.path, self._destination)
             self._carrier.poke()
 
+    @contextmanager
+    def occupied(self) -> Iterator[None]:
+        """Keep other fits out.
+
+        Raises:
+            ValueError: if there is one.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / _LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"out: another fit is running in {self.path}") from None
+            yield
+
     def saved(self, stands: dict[str, Any]) -> None:
         """Write down where the run stands, as its last checkpoint has it."""
         state = {"id": self.state().get("id") or uuid4().hex, **stands}
-        write_whole(self.path / STATE, (json.dumps(state) + "\n").encode())
+        with attempt(self.path / STATE):
+            write_whole(self.path / STATE, (json.dumps(state) + "\n").encode())
         if self._carrier is not None:
             self._carrier.poke()
 
@@ -151,11 +176,11 @@ class RunFolder:
         for path in self.path.iterdir():
             if path.is_dir() and path.name in _PARTS:
                 shutil.rmtree(path)
-            elif path.is_file():
+            elif path.is_file() and path.name != _LOCK:
                 path.unlink()
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _one_at_a_time(self) -> Iterator[None]:
         """One process of this machine at a time: the first brings back, the others find it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_name(f"{self.path.name}.lock").open("w") as lock:

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from trainer.disk import attempt
 from trainer.telemetry import PREFIX
 
 NAME = "metrics.json"
@@ -33,8 +34,10 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         figures = _figures(trainer.callback_metrics) | {"epoch": trainer.current_epoch}
         self.epochs = updated(self.epochs, figures)
-        if trainer.is_global_zero:
-            _write(Path(trainer.default_root_dir) / NAME, self.epochs)
+        path = Path(trainer.default_root_dir) / NAME
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            with attempt(path):
+                _write(path, self.epochs)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and "last" in self.epochs:

@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import distributed
 
 from trainer import keylog, means, randomness
-from trainer.checkpoint import FOLDER, LAST
+from trainer.checkpoint import FOLDER, LAST, WholeCheckpoints
+from trainer.disk import attempt
 from trainer.restart import adapt, sizes
 from trainer.stopping import Stopped, StopSignals
 
@@ -27,6 +28,7 @@ class Keeper(Checkpoint):
         self,
         folder: Path,
         signals: StopSignals,
+        files: WholeCheckpoints,
         *,
         minutes: float,
         log_keys: bool,
@@ -36,14 +38,16 @@ class Keeper(Checkpoint):
 
         Args:
             folder: of the run.
+            files: how checkpoints are written.
             minutes: between two checkpoints within an epoch; 0 saves wherever it can be.
             log_keys: whether ``keys.jsonl`` tells the samples of every batch.
             saved: called on rank 0 once a checkpoint is on the disk, with where the run stands.
         """
         self._path, self._log = folder / FOLDER / LAST, folder / keylog.NAME
-        self._signals, self._saved = signals, saved
+        self._signals, self._files, self._saved = signals, files, saved
         self._pause_s, self._log_keys = 60 * minutes, log_keys
-        self._keys: list[dict[str, Any]] = []
+        self._keys: list[dict[str, Any]] = []  # since the last checkpoint
+        self._unwritten: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] = {}
         self._group: Any = None
         self._due_s = 0.0
@@ -125,15 +129,16 @@ class Keeper(Checkpoint):
             raise Stopped(self._leaving)
 
     def _save(self, trainer: Trainer) -> None:
-        lines = keylog.merge(self._gather(trainer, self._keys))
+        self._unwritten += keylog.merge(self._gather(trainer, self._keys))
         self._keys = []
-        if trainer.is_global_zero and lines:
-            self._path.parent.parent.mkdir(parents=True, exist_ok=True)
-            keylog.append(self._log, lines)
+        if trainer.is_global_zero:
+            with attempt(self._log):
+                keylog.append(self._log, self._unwritten)
+                self._unwritten = []
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self._path, weights_only=False)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not self._files.failed:
             self._saved(
                 {
                     "epoch": trainer.current_epoch,

@@ -1,0 +1,161 @@
+"""A run is carried to its destination whole, patiently, and comes back from there."""
+
+import errno
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from fsspec.implementations.local import LocalFileSystem
+
+from trainer import destination, folder
+from trainer.carry import Carrier, bring_back, carry
+from trainer.checkpoint import WholeCheckpoints, is_whole, newest, write
+from trainer.destination import Destination
+from trainer.folder import RunFolder
+
+
+def step(path: Path, number: int) -> None:
+    """What a run leaves behind a step."""
+    with (path / "keys.jsonl").open("a") as file:
+        file.write(f"{number}\n")
+    write(path / "checkpoints" / "last.ckpt", {"step": number, "weights": torch.ones(1000)})
+    (path / "run.json").write_text(json.dumps({"id": "a", "batches": number}))
+
+
+def number_in(path: Path) -> int:
+    return torch.load(path, weights_only=True)["step"]
+
+
+@pytest.fixture
+def here(tmp_path) -> Path:
+    (tmp_path / "here").mkdir()
+    step(tmp_path / "here", 1)
+    return tmp_path / "here"
+
+
+def test_only_what_changed_is_carried_and_the_last_checkpoint_becomes_the_previous(here, tmp_path):
+    there = tmp_path / "there"
+    target = Destination(str(there))
+    assert set(carry(here, target)) == {"keys.jsonl", "checkpoints/last.ckpt", "run.json"}
+    assert carry(here, target) == []
+    step(here, 2)
+    # The log comes before the checkpoint that speaks of it, and where the run stands comes last.
+    assert carry(here, target) == ["keys.jsonl", "checkpoints/last.ckpt", "run.json"]
+    assert number_in(there / "checkpoints" / "last.ckpt") == 2
+    assert number_in(there / "checkpoints" / "previous.ckpt") == 1
+    assert not list(there.rglob(".*"))
+
+
+def test_another_machine_has_the_run_back_and_passes_over_a_checkpoint_cut_short(here, tmp_path):
+    there, new = tmp_path / "there", tmp_path / "new"
+    for number in (2, 3):
+        carry(here, Destination(str(there)))
+        step(here, number)
+    last = there / "checkpoints" / "last.ckpt"
+    os.truncate(last, last.stat().st_size // 2)
+    bring_back(new, Destination(str(there)))
+    assert not is_whole(new / "checkpoints" / "last.ckpt")
+    assert newest(new / "checkpoints") == new / "checkpoints" / "previous.ckpt"
+    assert carry(new, Destination(str(there))) == []
+
+
+def test_a_flipped_bit_is_found(here):
+    last = here / "checkpoints" / "last.ckpt"
+    assert is_whole(last)
+    data = bytearray(last.read_bytes())
+    data[data.index(torch.ones(8).numpy().tobytes())] ^= 1
+    last.write_bytes(data)
+    assert not is_whole(last)
+
+
+def test_a_destination_that_fails_delays_and_the_training_goes_on(
+    here, tmp_path, monkeypatch, caplog
+):
+    there, failures = tmp_path / "there", [0]
+    put = Destination.put
+
+    def failing(self, *arguments) -> None:
+        failures[0] += 1
+        if failures[0] <= 3:
+            raise OSError(errno.EIO, "Input/output error")
+        put(self, *arguments)
+
+    monkeypatch.setattr(Destination, "put", failing)
+    carrier = Carrier(here, Destination(str(there)), first_pause_s=0.01)
+    began = time.perf_counter()
+    carrier.poke()
+    assert time.perf_counter() - began < 1  # training does not wait
+    assert carrier.close(patience_s=30)
+    assert number_in(there / "checkpoints" / "last.ckpt") == 1
+    assert caplog.text.count("Input/output error") == 3
+
+
+def test_a_destination_that_hangs_holds_the_end_up_for_a_while_only(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(Destination, "put", lambda *arguments: time.sleep(60))
+    carrier = Carrier(here, Destination(str(tmp_path / "there")))
+    assert not carrier.close(patience_s=0.2)
+
+
+def test_a_run_on_drive_lies_on_the_local_disk_and_says_how_drive_is_flushed(
+    here, tmp_path, monkeypatch, capsys
+):
+    drive = tmp_path / "drive"
+    monkeypatch.setattr(folder, "is_far", lambda out: True)
+    monkeypatch.setattr(destination, "DRIVE", tmp_path)
+    out = str(drive / "runs" / "mine")
+    run = RunFolder(out, cache_dir=str(tmp_path / "cache")).open()
+    assert run.path.is_relative_to(tmp_path / "cache")
+    run.begin({"mode": "midi"})
+    step(run.path, 1)
+    run.saved({"batches": 1})
+    run.close()
+    assert "drive.flush_and_unmount()" in capsys.readouterr().out
+    assert number_in(Path(out) / "checkpoints" / "last.ckpt") == 1
+    elsewhere = RunFolder(out, cache_dir=str(tmp_path / "other machine")).open()
+    assert elsewhere.config() == {"mode": "midi"}
+    assert number_in(elsewhere.checkpoint()) == 1
+    # What is further here than there stays.
+    step(elsewhere.path, 2)
+    elsewhere.saved({"batches": 2})
+    again = RunFolder(out, cache_dir=str(tmp_path / "other machine")).open()
+    assert number_in(again.checkpoint()) == 2
+
+
+def test_an_object_store_has_whole_objects(here):
+    target = Destination("memory://bucket/run")
+    carry(here, target)
+    step(here, 2)
+    carry(here, target)
+    assert set(target.sizes()) == {
+        *("checkpoints/last.ckpt", "checkpoints/previous.ckpt", "keys.jsonl", "run.json"),
+    }
+    target.remove()
+    assert target.sizes() == {}
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_were_there(here, monkeypatch, caplog):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    keeper = WholeCheckpoints()
+    last = here / "checkpoints" / "last.ckpt"
+    keeper.save_checkpoint({}, last)
+    assert "No space left on device" in caplog.text
+    monkeypatch.undo()
+    assert number_in(last) == 1
+    assert LocalFileSystem().ls(str(last.parent)) == [str(last)]
+
+
+def test_loading_a_checkpoint_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "was run"),)
+
+    write(tmp_path / "last.ckpt", {"weights": Evil()})
+    with pytest.raises(Exception, match="weights_only"):
+        WholeCheckpoints().load_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert not (tmp_path / "was run").exists()

@@ -1,0 +1,34 @@
+"""A local disk that is full, or read-only for a while, costs a file and not the run."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+class Attempt:
+    """How a write went.
+
+    Attributes:
+        failed: whether it could not be done.
+    """
+
+    failed = False
+
+
+@contextmanager
+def attempt(path: Path) -> Iterator[Attempt]:
+    """Write something that training can go on without; where that fails, say so and go on."""
+    this = Attempt()
+    try:
+        yield this
+    except OSError as error:
+        this.failed = True
+        log.warning(
+            "%s cannot be written: %s. Training goes on; make room there, or what follows the "
+            "last checkpoint is lost if the run is killed",
+            path,
+            error,
+        )
