@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loader.cache import default_folder
-from shards.commands import Commands, add_command, json_object, run_command
+from shards.commands import Commands, add_command, json_object, plain, run_command
 
 log = logging.getLogger("loader")
 
@@ -91,7 +91,7 @@ def _bench(args: argparse.Namespace) -> int:
         storage_options=args.storage_options,
     )
     report = bench(task)
-    print(json.dumps(report.to_json(), indent=1) if args.json else write_report(report))
+    print(json.dumps(report.to_json(), indent=1) if args.json else plain(write_report(report)))
     if args.out is not None:
         draw(report, args.out)
     return 0
@@ -104,11 +104,11 @@ def _doctor(args: argparse.Namespace) -> int:
     for finding in examine(args.path):
         findings.append(finding)
         if not args.json:
-            print(write_finding(finding), flush=True)
+            print(plain(write_finding(finding)), flush=True)
     if args.json:
         print(json.dumps([finding.to_json() for finding in findings], indent=1))
     else:
-        print(summarise(findings))
+        print(plain(summarise(findings)))
     return 1 if any(finding.state == "fail" for finding in findings) else 0
 
 

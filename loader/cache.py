@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ _RESERVE_BYTES = 10 * 10**9
 _POLL_S = 0.05
 _REMOVAL_POLLS = 20
 _RELIEF_POLLS = 20  # what another process holds and does not read, it lets go of at its next sample
+_PART = re.compile(r"\.([0-9]{1,18})\.part$")
 _TIMES_GONE = 2
 _BESIDE = (".idx", ".sha256")
 
@@ -262,7 +264,8 @@ def _files(folder: Path) -> list[tuple[str, int]]:
             status = entry.stat()
         except FileNotFoundError:  # evicted by another process just now
             continue
-        coming = int(entry.name.split(".")[-2]) if entry.name.endswith(".part") else 0
+        told = _PART.search(entry.name)
+        coming = int(told[1]) if told else 0
         found.append((status.st_mtime, entry.path, max(status.st_size, coming)))
     return [(path, size) for _, path, size in sorted(found)]
 

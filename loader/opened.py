@@ -16,7 +16,7 @@ from loader.remote import RemoteFile, open_remote
 from shards.errors import CacheError, FetchError, ShardError
 from shards.manifest import require_size
 from shards.mounts import is_local
-from shards.reader import ShardReader
+from shards.reader import ShardReader, read_index
 
 log = logging.getLogger(__name__)
 
@@ -203,8 +203,9 @@ def _index_of(shard: Shard, path: Path, pause: Pause) -> bytes | None:
     if shard.info.nsamples < 0:
         return None
     index = shard.home.index or path.with_name(f"{path.name}.idx")
+    read = partial(read_index, index, samples=shard.info.nsamples)
     try:
-        return bytes(retry(partial(within, index.read_bytes, pause=pause), str(index), pause=pause))
+        return bytes(retry(partial(within, read, pause=pause), str(index), pause=pause))
     except FileNotFoundError:
         return None
 

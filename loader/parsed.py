@@ -27,7 +27,7 @@ from shards.mounts import is_local
 log = logging.getLogger(__name__)
 
 _FOLDER = "manifests"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2  # copies of the first were checked for less
 _DIGEST_BYTES = sha256().digest_size
 _WORTH_KEEPING = 1000  # shards; parsing fewer takes milliseconds
 

@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from loader.catalog import Catalog, Folder
 from loader.order import Positions
-from loader.parsed import read_manifest
+from loader.parsed import Parsed, read_manifest
 from loader.patience import retry, within
 from loader.transfer import open_url
 from loader.version import version_of
@@ -130,7 +130,7 @@ def _with_manifest(folder: str, url: str, options: Options, cache_dir: Path | No
     parsed = read_manifest(url, options, cache_dir)
     fs, path = open_url(folder, options)
     return Folder(
-        name=_cache_name(parsed.manifest.name, parsed.fingerprint),
+        name=_cache_name(parsed.manifest.name, _identity(parsed, f"{fs.unstrip_protocol(path)}")),
         prefix=folder.rstrip("/") + "/",
         local=Path(path) if is_local_system(fs) else None,
         infos=ShardTable.of(parsed.manifest.shards),
@@ -158,7 +158,17 @@ def _without_manifest(url: str, options: Options) -> list[Folder]:
             else ("make one with: python -m packer build")
         )
         raise ManifestError(f"{url}: neither {NAME} nor tars are in it; {hint}")
+    here = [tar for tar in tars if _lies_in(str(tar), str(path))]
+    if here != tars:
+        elsewhere = next(tar for tar in tars if tar not in here)
+        raise FetchError(f"{url}: lists {elsewhere!r}, which lies elsewhere: name its folder, too")
     return [_tar(fs.unstrip_protocol(tar), options) for tar in tars]
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    """Whether a listed path is a file of the folder: a web server may list anything."""
+    inner = path.removeprefix(folder.rstrip("/") + "/")
+    return inner != path and not re.search(r"/|\\|%2f|%5c|%2e%2e", inner, re.IGNORECASE)
 
 
 def _tar(url: str, options: Options) -> Folder:
@@ -181,9 +191,19 @@ def _tar(url: str, options: Options) -> Folder:
     )
 
 
+def _identity(parsed: Parsed, url: str) -> str:
+    """What tells a dataset from others in a cache: all its hashes, or else where it lies.
+
+    Without hashes another dataset could claim to be this one, and its shards would be taken.
+    """
+    if ShardTable.of(parsed.manifest.shards).hashed.all():
+        return parsed.fingerprint
+    return sha256(f"{url} {parsed.fingerprint}".encode()).hexdigest()
+
+
 def _cache_name(name: str, identity: str) -> str:
     """Of a folder in the cache: told apart by people and by programs."""
-    return re.sub(r"[^A-Za-z0-9_-]", "-", name)[:40] + "-" + identity[:12]
+    return re.sub(r"[^A-Za-z0-9_-]", "-", name)[:40] + "-" + identity[:24]
 
 
 def _expand(url: str, options: Options) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from loader.disk import writing
 from loader.patience import PATIENCE, Pause, WatchedFile, retry, within
@@ -20,6 +22,7 @@ from shards.protocols import missing_package
 
 CHUNK_BYTES = 4 << 20
 _LEAST_BYTES = 64 << 10
+_LARGEST_BYTES = 2 << 30  # of a manifest, an index or ratings: 20 million shards
 _SMALL_FILE_BYTES = 40 << 20  # what is waited for as long as for so much
 
 
@@ -34,7 +37,7 @@ def open_url(url: str, storage_options: dict[str, Any] | None) -> tuple[Any, str
         FetchError: if its protocol is unknown or needs a package that is not installed.
     """
     try:
-        fs, path = fsspec.core.url_to_fs(url, **_with_timeouts(url, storage_options or {}))
+        fs, path = fsspec.core.url_to_fs(url, **_for_the_web(url, storage_options or {}))
     except ImportError as error:
         raise missing_package(url, error) from error
     except ValueError as error:
@@ -42,17 +45,19 @@ def open_url(url: str, storage_options: dict[str, Any] | None) -> tuple[Any, str
     return fs, str(path)
 
 
-def _with_timeouts(url: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Options of fsspec, with limits for web servers that fall silent.
+def _for_the_web(url: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of fsspec, with limits for web servers that fall silent, or send bombs.
 
-    Without, aiohttp gives any request five minutes, however fast its bytes come.
+    Without, aiohttp gives any request five minutes, however fast its bytes come, and unpacks what
+    is sent compressed, whatever that becomes.
     """
     if not url.startswith(("http://", "https://")) or "client_kwargs" in options:
         return options
     limits = importlib.import_module("aiohttp").ClientTimeout(
         total=None, sock_connect=PATIENCE.stall_s, sock_read=PATIENCE.stall_s
     )
-    return {**options, "client_kwargs": {"timeout": limits}}
+    as_it_is = {"headers": {"Accept-Encoding": "identity"}, "auto_decompress": False}
+    return {**options, "client_kwargs": {"timeout": limits, **as_it_is}}
 
 
 def read_url(
@@ -62,10 +67,29 @@ def read_url(
     attempts: int | None = None,
     pause: Pause = time.sleep,
 ) -> bytes:
-    """A whole small file; arguments and errors are those of ``retry``."""
+    """A whole small file; arguments and errors are those of ``retry``.
+
+    Raises:
+        FetchError: also if it is no plain file, or larger than any manifest.
+    """
     fs, path = open_url(url, storage_options)
+    if type(fs) is LocalFileSystem:
+        _require_plain(path)
     read = partial(within, lambda: fs.cat_file(path), size=_SMALL_FILE_BYTES, pause=pause)
     return bytes(retry(read, url, attempts=attempts, pause=pause))
+
+
+def _require_plain(path: str) -> None:
+    """Refuse a pipe, a device or a file without end that lies where a small file should."""
+    try:
+        status = os.stat(path)
+    except OSError:  # reading it tells, and may be tried again
+        return
+    if stat.S_ISDIR(status.st_mode) or (
+        stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST_BYTES
+    ):
+        return
+    raise FetchError(f"{path}: is no plain file of at most {_LARGEST_BYTES >> 30} GiB: refused")
 
 
 def transfer(
@@ -139,6 +163,7 @@ class _Source:
     ) -> None:
         self._url, self._gate, self._pause = url, gate, pause
         self._fs, self._path = open_url(url, storage_options)
+        self._size = size
         # spares asking for it first
         self._known = {"size": size} if size and _is_http(self._fs) else {}
         self._chunk_bytes = CHUNK_BYTES
@@ -205,6 +230,8 @@ class _Source:
                     target.write(chunk)
                 digest.update(chunk)
                 self._gate(len(chunk))
+                if self._size is not None and target.tell() > self._size:
+                    break  # it is another file, or one without end
         return digest.hexdigest()
 
     def _read(self, source: WatchedFile) -> bytes:

@@ -19,7 +19,7 @@ from packer.arguments import (
     value_range,
 )
 from packer.interrupt import interruptible
-from shards.commands import Commands, Help, add_command, json_object, run_command
+from shards.commands import Commands, Help, add_command, json_object, plain, run_command
 
 if TYPE_CHECKING:
     from packer.options import Options
@@ -122,7 +122,7 @@ def _build(args: argparse.Namespace) -> int:
         spool=args.spool,
     )
     for one in built:
-        print(write_summary(one.url, one.manifest, made=one.made))
+        print(plain(write_summary(one.url, one.manifest, made=one.made)))
     seconds = time.perf_counter() - began
     print(f"{seconds:.1f} s. Read it back with: python -m packer verify {args.out}")
     return 0
@@ -137,7 +137,7 @@ def _plan(args: argparse.Namespace) -> int:
     rules = rules_for(args.annotations, args.root, dict(args.rewrite), args.only, args.label_range)
     planned = plan(args.annotations, rules, options=_options(args), intake=_intake(args))
     report = Report(args.annotations, planned.total, args.max_rejected, list(planned.rejected))
-    print(write_plan(planned, report))
+    print(plain(write_plan(planned, report)))
     report.check()
     return 0
 
@@ -191,7 +191,7 @@ def _append(args: argparse.Namespace) -> int:
         spool=args.spool,
     )
     print(f"{made.added} samples were added")
-    print(write_summary(made.url, made.manifest, made=True))
+    print(plain(write_summary(made.url, made.manifest, made=True)))
     return 0
 
 
@@ -206,7 +206,7 @@ def _relabel(args: argparse.Namespace) -> int:
         storage_options=args.storage_options,
     )
     print(f"{made.url}: {made.rated} of {made.samples} samples have new ratings")
-    print("\n".join(write_labels(made.labels)))
+    print(plain("\n".join(write_labels(made.labels))))
     print(f"train on them with: make_pipeline(..., labels={made.url!r})")
     return 0
 
@@ -243,7 +243,7 @@ def _index(args: argparse.Namespace) -> int:
         workers=args.workers,
         storage_options=args.storage_options,
     ):
-        print(write_summary(one.url, one.manifest, made=True))
+        print(plain(write_summary(one.url, one.manifest, made=True)))
         for remark in one.remarks:
             log.warning("%s: %s", one.url, remark)
     return 0

@@ -11,6 +11,7 @@ from functools import partial
 from hashlib import sha256
 from io import BufferedReader
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import TypeVar
 from unicodedata import normalize
 
@@ -113,7 +114,7 @@ def look_at_midi(path: Path) -> MidiInfo:
         FetchError: if its disk or mount is away.
     """
     try:
-        data = patiently(path, path.read_bytes)
+        data = patiently(path, partial(_read_plain, path))
         end_s = end_time(parse_midi(data))
         table = read_notes(data).table
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -145,6 +146,14 @@ def _in_another_form(path: Path) -> str:
                     "path in that form, or rename the file"
                 )
     return ""
+
+
+def _read_plain(path: Path) -> bytes:
+    """Content of a file; a pipe or a device may have no end."""
+    mode = path.stat().st_mode
+    if not (S_ISREG(mode) or S_ISDIR(mode)):
+        raise FaultError(Kind.UNREADABLE_MIDI, f"{path}: not a file")
+    return path.read_bytes()
 
 
 def same_content(

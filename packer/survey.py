@@ -24,6 +24,7 @@ from shards.reader import ShardReader
 REJECTED = "rejected.jsonl"
 _BINS = 24
 _OPEN = 8  # shards at a time; the copies of remote ones are removed with them
+_LONGEST_REASON = 400
 _PARTICULARS = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*|[0-9]+(?:\.[0-9]+)?")
 _Item = TypeVar("_Item")
 
@@ -180,10 +181,14 @@ def rejections(target: Target) -> list[list[Any]]:
         return []
     records = (read_record(line.encode()) for line in lines)
     counts = Counter(
-        str(record.get("kind") or _PARTICULARS.sub("…", str(record.get("reason", ""))))
-        for record in records
+        str(record.get("kind") or _general(record.get("reason", ""))) for record in records
     )
     return [[reason, count] for reason, count in counts.most_common()]
+
+
+def _general(reason: Any) -> str:
+    """A reason without what is particular to a line; of a very long one the beginning."""
+    return _PARTICULARS.sub("…", str(reason)[:_LONGEST_REASON])
 
 
 def found(entries: Sequence[Entry], words: str) -> Iterator[int]:

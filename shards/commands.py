@@ -3,12 +3,28 @@
 import argparse
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from shards.errors import DataError
 
+# all that moves the cursor, hides, colours or turns text around; lines and tabs may stay
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
 Commands = Any  # argparse's own class of sub-parsers is private
+
+
+def plain(text: object) -> str:
+    """Text that may be printed to a terminal, whatever a dataset put into it."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+class _Plain(logging.Formatter):
+    """Records as plain text, tracebacks too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -57,7 +73,9 @@ def run_command(
         interrupted.
     """
     args = parser.parse_args(argv)
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain("%(levelname)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     try:
         return int(args.run(args))
     except (DataError, ValueError, OSError) as error:

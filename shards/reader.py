@@ -56,7 +56,7 @@ class LocalFile:
         try:
             found = os.fstat(self.descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise ShardError(f"{path}: is no plain file, and so no shard")
+                raise ShardError(f"{path}: is no plain file: refused")
         except BaseException:
             self.close()
             raise
@@ -76,6 +76,20 @@ class LocalFile:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def read_index(path: Path, *, samples: int) -> bytes:
+    """Content of an index, but no more of it than would be too much.
+
+    Raises:
+        OSError: if it cannot be opened or read.
+        ShardError: if it is a pipe, device or folder.
+    """
+    file = LocalFile(path)
+    try:
+        return file.read_at(0, 8 * (samples + 2))
+    finally:
+        file.close()
 
 
 class ShardReader:
@@ -191,7 +205,7 @@ class ShardReader:
     def _index(self, samples: int | None, index: Path | bytes | None) -> Offsets:
         data = index
         if samples is not None and isinstance(index, Path) and index.exists():
-            data = _index_bytes(index, samples)
+            data = read_index(index, samples=samples)
         if samples is None or not isinstance(data, bytes):
             return self._scan(samples)
         self._members = [None] * samples
@@ -219,12 +233,3 @@ class ShardReader:
             raise ShardError(f"{self._file.name}: holds {len(found)} samples, not {samples}")
         self._members = [tuple(members) for members in found]
         return np.array([*(members[0].header for members in found), end], dtype=np.uint64)
-
-
-def _index_bytes(path: Path, samples: int) -> bytes:
-    """Content of an index, but no more of it than would be too much."""
-    file = LocalFile(path)
-    try:
-        return file.read_at(0, 8 * (samples + 2))
-    finally:
-        file.close()

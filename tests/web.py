@@ -12,7 +12,8 @@ class Web(ThreadingHTTPServer):
     """``requests`` lists (method, path), ``asked`` the ranges of those that had one.
 
     ``status`` answers the next ``failures`` requests; the next ``cuts`` files break off after
-    ``cut_after`` bytes.
+    ``cut_after`` bytes. ``pages`` are answers by path that are no files, all said to be of
+    ``encoding`` where that is set.
     """
 
     def __init__(self, folder: Path, *, ranges: bool) -> None:
@@ -22,6 +23,8 @@ class Web(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.status, self.failures = 503, 0
         self.cut_after, self.cuts = 0, 0
+        self.pages: dict[str, bytes] = {}
+        self.encoding = ""
 
     @property
     def url(self) -> str:
@@ -64,6 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.failures:
             self.server.failures -= 1
             return self._refuse(self.server.status)
+        if (page := self.server.pages.get(self.path)) is not None:
+            return self._answer(page)
         path = self.server.folder / self.path.lstrip("/")
         if not path.is_file():
             return self._refuse(404)
@@ -81,6 +86,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         return data
+
+    def _answer(self, page: bytes) -> bytes:
+        self.send_response(200)
+        if self.server.encoding:
+            self.send_header("Content-Encoding", self.server.encoding)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        return page
 
     def _refuse(self, status: int) -> None:
         self.send_response(status)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from types import TracebackType
 
+from shards.commands import plain
 from shards.errors import DataError
 from trainer.memory import OutOfMemoryError
 
@@ -67,5 +68,5 @@ def _quieten() -> None:
 
 
 def _fail(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(plain(f"error: {error}"), file=sys.stderr)
     return 1
