@@ -1,7 +1,6 @@
 """What the benchmarks compute out of what they measure: changes, models, plans of many ranks."""
 
 import importlib
-import json
 
 import pytest
 from snippets import ROOT
@@ -51,12 +50,6 @@ def test_without_a_record_the_comparison_says_how_to_make_one(benchmark):
     assert "make bench-record" in benchmark("quick").compared(report(any=[1.0]), None)
 
 
-def test_the_record_is_one_of_the_quick_form():
-    recorded = json.loads((ROOT / "benchmarks/results/quick.json").read_text())
-    assert recorded["ratios"].keys() == recorded["by_round"].keys()
-    assert {"commit", "processor", "date"} <= recorded["machine"].keys()
-
-
 def test_threads_of_the_model_share_one_lock(benchmark):
     rate = benchmark("threads").rate
     assert rate(1, 0.001, 0.0001) == pytest.approx(1 / 0.0011)
@@ -83,3 +76,18 @@ def test_many_ranks_share_an_epoch_and_its_bytes(benchmark, tmp_path, capsys):
     assert high - low <= ranks.BATCH
     assert len(set(row["batches of a rank"])) == 1
     assert 1.0 <= row["fetched by all"] <= 1 + 8 / 160
+
+
+def test_the_headline_picture_shows_every_peer_that_ran(benchmark, tmp_path):
+    row = {"kind": "flac", "decoders": "users", "limit": False}
+    rows = [
+        row | {"peer": "this project", "samples_per_s": 1400.0},
+        row | {"peer": "webdataset", "samples_per_s": 400.0},
+        row | {"peer": "broken", "error": "ImportError"},
+        row | {"peer": "bare loop", "samples_per_s": 1500.0, "limit": True},
+    ]
+    rows += [one | {"kind": "decoded"} for one in rows]
+    benchmark("picture").draw({"rows": rows}, tmp_path / "headline.svg")
+    drawn = (tmp_path / "headline.svg").read_text()
+    assert drawn.count(">webdataset<") == drawn.count(">1,400<") == 2
+    assert "broken" not in drawn

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from streaming import BATCH, FRAMES, RATE, decoded_cache, decoded_tars, make_dataset
+from clips import RATE, decoded_cache, decoded_tars, make_dataset
+from streaming import BATCH, FRAMES
 
 from loader import make_pipeline
 from loader.audio import copy_samples, decode_window
