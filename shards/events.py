@@ -16,7 +16,11 @@ _FIRST = re.compile(
     + b"|".join(b"(?P<%b>%b%b)" % (name.encode(), *kind) for name, kind in _KINDS.items())
     + b")"
 )
-_MORE = {name: re.compile(b"(?:%b%b?+%b)*+" % (_DELTA, *kind)) for name, kind in _KINDS.items()}
+# Not ``*+``: before Python 3.11.5 a possessive group that fails half-way keeps what it consumed. And
+# bounded, for what a greedy one may have to give back takes memory.
+_MORE = {
+    name: re.compile(b"(?:%b%b?+%b){0,1000}" % (_DELTA, *kind)) for name, kind in _KINDS.items()
+}
 _AT = re.compile(_DELTA)
 _LENGTH = re.compile(rb"([\x80-\xff]{0,3}+)([\x00-\x7f])")
 _META, _END_OF_TRACK = 0xFF, 0x2F
@@ -39,7 +43,7 @@ def require_events(data: bytes, start: int, stop: int) -> None:
     """
     running, at = "", start
     while at < stop:
-        if running and (found := _MORE[running].match(data, at, stop)) is not None:
+        while running and (found := _MORE[running].match(data, at, stop)) and found.end() > at:
             at = found.end()
         if (found := _FIRST.match(data, at, stop)) is not None:
             running, at = found.lastgroup or "", found.end()

@@ -464,3 +464,12 @@ def test_equal_cuts_are_equal_bytes():
     score = parse_midi(performance(9))
     one, two = (cut_midi(score, start_s=2.0, end_s=6.0).midi for _ in range(2))
     assert one == two == cut_midi(parse_midi(performance(9)), start_s=2.0, end_s=6.0).midi
+
+
+def test_thousands_of_events_without_status_bytes_are_read():
+    events = (
+        b"\x00\x90\x3c\x40" + b"\x01\x3c\x00\x00\x3c\x40" * 2500 + b"\x01\x3c\x00\x00\xff\x2f\x00"
+    )
+    track = b"MTrk" + len(events).to_bytes(4, "big") + events
+    score = parse_midi(b"MThd\x00\x00\x00\x06\x00\x00\x00\x01\x01\xe0" + track)
+    assert len(score.tracks[0].notes) == 2501
