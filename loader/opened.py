@@ -54,20 +54,18 @@ def open_in_place(
         indexed: whether its index may be used, if it has one.
 
     Raises:
-        FetchError: if it is not there, or cannot be read.
+        FileNotFoundError: if it is not there.
+        FetchError: if it cannot be read.
         ShardError: if it is not what its manifest says.
     """
     assert shard.local is not None
     try:
-        mounted = not is_local(shard.local)
-        file = PatientFile(shard.local, pause=pause, mounted=mounted)
         index = _index_of(shard, shard.local, pause) if indexed else None
+        file = PatientFile(shard.local, pause=pause, mounted=not is_local(shard.local))
         return Opened(_reader(shard, file, index, verify_hash=verify_hash), pin)
-    except FileNotFoundError:
-        _release(pin)
-        raise missing(shard) from None
     except BaseException:
-        _release(pin)
+        if pin is not None:
+            pin.release()
         raise
 
 
@@ -163,11 +161,6 @@ def content_digest(reader: ShardReader) -> str:
     return digest.hexdigest()
 
 
-def _release(pin: Pin | None) -> None:
-    if pin is not None:
-        pin.release()
-
-
 def missing(shard: Shard) -> FetchError:
     """The error for a shard that is not there."""
     named = "; its manifest names it: copy it there" if shard.home.url else ""
@@ -194,8 +187,9 @@ def _copy_reader(shard: Shard, path: Path) -> ShardReader:
 
 
 def _cached_file_reader(shard: Shard, path: Path, *, pause: Pause) -> ShardReader:
+    index = _index_of(shard, path, pause)
     file = PatientFile(path, pause=pause, mounted=False)
-    return _reader(shard, file, _index_of(shard, path, pause), verify_hash=False)
+    return _reader(shard, file, index, verify_hash=False)
 
 
 def _index_of(shard: Shard, path: Path, pause: Pause) -> bytes | None:

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from errno import ENOTCONN
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -82,7 +83,10 @@ class PatientFile(LocalFile):
         Raises:
             ShardError: if another file lies there now.
         """
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:  # it was there: more likely its mount is gone
+            raise OSError(ENOTCONN, f"{self._path} is gone; was it unmounted?") from error
         try:
             now, before = os.fstat(descriptor), self._found
             if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):

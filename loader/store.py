@@ -34,6 +34,7 @@ from loader.patience import PATIENCE
 from loader.source import Source
 from loader.stats import Stats
 from loader.transfer import StoppedError, transfer
+from loader.unmounted import Mounts
 from shards.errors import CacheError, ShardError
 from shards.index import index_bytes
 from shards.reader import ShardReader
@@ -91,6 +92,7 @@ class ShardStore:
         self._opening: set[int] = set()
         self._wanted: Counter[int] = Counter()  # shards that readers wait for
         self._coming: dict[int, float] = {}  # shards on their way, and when a byte last came
+        self._mounts = Mounts(folder.local for folder in self.shards.folders)
         self._lapse = Lapse()
         self._made: set[str] = set()  # decoded copies that need no further look at their hash
         self._mended: set[tuple[int, bool]] = set()
@@ -302,7 +304,13 @@ class ShardStore:
         if pin is not None:
             self._stats.opened(str(shard.local))
         verify, indexed = self._is_unverified(number), number not in self._unindexed
-        entry = open_in_place(shard, pin, pause=self.pause, verify_hash=verify, indexed=indexed)
+        opener = partial(
+            open_in_place, shard, pin, pause=self.pause, verify_hash=verify, indexed=indexed
+        )
+        try:
+            entry = self._mounts.patiently(shard.home.local, opener, shard.url, pause=self.pause)
+        except FileNotFoundError:
+            raise missing(shard) from None
         self._verified.add(number)
         return entry
 
@@ -379,16 +387,18 @@ class ShardStore:
         shard = self.shards[number]
         with self._on_its_way(number):
             self._gate(number, 0)
+            copy = partial(
+                transfer,
+                shard.url,
+                path,
+                storage_options=self._options_of(number),
+                size=shard.info.filesize,
+                sha256=shard.info.sha256,
+                gate=lambda count: self._gate(number, count),
+                pause=self.pause,
+            )
             try:
-                digest = transfer(
-                    shard.url,
-                    path,
-                    storage_options=self._options_of(number),
-                    size=shard.info.filesize,
-                    sha256=shard.info.sha256,
-                    gate=lambda count: self._gate(number, count),
-                    pause=self.pause,
-                )
+                digest = self._mounts.patiently(shard.home.local, copy, shard.url, pause=self.pause)
             except FileNotFoundError:
                 raise missing(shard) from None
         try:

@@ -137,6 +137,8 @@ def transfer(
         part.unlink(missing_ok=True)
     if not same:
         raise FetchError(f"{url}: is being written: it changed while it was read, twice")
+    if sha256 is None:
+        raise FetchError(f"{url}: {found} bytes came where {size} were announced")
     raise FetchError(
         f"{url}: its content is not what the manifest says ({found} bytes, {size} expected, "
         f"SHA-256 {'unlike' if size in (None, found) else 'not compared'}); "

@@ -2,8 +2,9 @@
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from pathlib import Path
 class Web(ThreadingHTTPServer):
     """``requests`` lists (method, path), ``asked`` the ranges of those that had one.
 
-    ``status`` answers the next ``failures`` requests; the next ``cuts`` files break off after
-    ``cut_after`` bytes. ``pages`` are answers by path that are no files, all said to be of
-    ``encoding`` where that is set.
+    ``status`` answers the next ``failures`` requests, with ``headers`` to it; the next ``cuts``
+    files break off after ``cut_after`` bytes. ``Content-Length`` is wrong by ``lie`` bytes. The
+    next ``silences`` files stop coming halfway, for ``silence_s``. ``before`` is called with the
+    path of each file before it is sent; ``tells_version`` sends its ETag. ``pages`` are
+    answers by path that are no files, all said to be of ``encoding`` where that is set.
     """
 
     def __init__(self, folder: Path, *, ranges: bool) -> None:
@@ -25,6 +28,11 @@ class Web(ThreadingHTTPServer):
         self.cut_after, self.cuts = 0, 0
         self.pages: dict[str, bytes] = {}
         self.encoding = ""
+        self.headers: dict[str, str] = {}
+        self.lie, self.silences, self.silence_s = 0, 0, 0.0
+        self.before: Callable[[str], object] = lambda path: None
+        self.tells_version = False
+        self.over = threading.Event()
 
     @property
     def url(self) -> str:
@@ -42,6 +50,7 @@ def serve(folder: Path, *, ranges: bool = True) -> Iterator[Web]:
         try:
             yield server
         finally:
+            server.over.set()
             server.shutdown()
             thread.join()
 
@@ -55,6 +64,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.cuts:  # less than the announced length: the connection ends with the answer
             self.server.cuts -= 1
             data = data[: self.server.cut_after]
+        if self.server.silences:
+            self.server.silences -= 1
+            self.wfile.write(data[: len(data) // 2])
+            self.server.over.wait(self.server.silence_s)
+            data = data[len(data) // 2 :]
         self.wfile.write(data)
 
     def do_HEAD(self) -> None:
@@ -72,6 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.server.folder / self.path.lstrip("/")
         if not path.is_file():
             return self._refuse(404)
+        self.server.before(self.path)
         data, asked = path.read_bytes(), self.headers.get("Range")
         if asked is None or not self.server.ranges:
             self.send_response(200)
@@ -83,9 +98,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
             data = data[int(first) : int(last) + 1]
-        self.send_header("Content-Length", str(len(data)))
+        if self.server.tells_version:
+            self.send_header("ETag", f'"{sha256(path.read_bytes()).hexdigest()}"')
+        self.send_header("Content-Length", str(len(data) + self.server.lie))
         self.end_headers()
-        return data
+        return data[: len(data) + self.server.lie]
 
     def _answer(self, page: bytes) -> bytes:
         self.send_response(200)
@@ -97,5 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int) -> None:
         self.send_response(status)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", "0")
         self.end_headers()

@@ -1,0 +1,169 @@
+"""Web servers that refuse, break off, fall silent and change their files: each is told apart."""
+
+from pathlib import Path
+
+import corpus
+import numpy as np
+import pytest
+import torch
+from web import serve
+
+from loader import make_pipeline, transfer
+from loader.patience import PATIENCE
+from loader.transfer import read_url
+from shards.errors import DataError, FetchError
+from shards.tar import END_OF_ARCHIVE, sample_bytes
+
+pytest.importorskip("aiohttp")
+
+SMALL = {"sample_rate": corpus.SAMPLE_RATE, "clip_seconds": 1.0, "max_notes": 4, "batch_size": 10}
+
+
+@pytest.fixture(autouse=True)
+def _brisk(monkeypatch):
+    monkeypatch.setattr(PATIENCE, "first_pause_s", 0.001)
+
+
+def tar(marks: str) -> bytes:
+    """A tar of three samples, whose label tells the mark."""
+    samples = [
+        sample_bytes(f"k{n}", {"json": f'{{"labels": {{"mark": {ord(m)}}}}}'.encode()})
+        for n, m in enumerate(marks)
+    ]
+    return b"".join(samples) + END_OF_ARCHIVE
+
+
+def marks(url: str, cache: Path) -> str:
+    with make_pipeline(url, cache_dir=cache, batch_size=3, shuffle=0, fields=["labels"]) as pipe:
+        return "".join(chr(int(value)) for value in next(iter(pipe))["labels"].flatten())
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "requests"),
+    [
+        (401, "access denied", 1),
+        (403, "access denied", 1),
+        (410, "No such file", 1),
+        (400, "failed: .*400", 1),
+        (429, "failed 6 times: .*429", 6),
+        (500, "failed 6 times: .*500.*run again", 6),
+        (503, "failed 6 times: .*503.*run again", 6),
+    ],
+)
+def test_statuses_are_told_apart(tmp_path, status, message, requests):
+    with serve(tmp_path) as web:
+        web.status, web.failures = status, 10**6
+        with pytest.raises((FetchError, FileNotFoundError), match=message):
+            read_url(f"{web.url}/a.json", None)
+        assert len(web.requests) == requests
+
+
+@pytest.mark.parametrize(
+    ("told", "waited"), [("7", 7.0), ("Wed, 21 Oct 2065 07:28:00 GMT", 0.001), ("soon", 0.001)]
+)
+def test_a_server_that_asks_for_time_gets_it(tmp_path, told, waited):
+    """A date is none of a length: clocks jump."""
+    (tmp_path / "a.json").write_text("{}")
+    pauses: list[float] = []
+    with serve(tmp_path) as web:
+        web.status, web.failures, web.headers = 429, 2, {"Retry-After": told}
+        assert read_url(f"{web.url}/a.json", None, pause=lambda s: s and pauses.append(s)) == b"{}"
+    assert pauses[0] == waited
+
+
+def test_a_server_that_asks_for_an_hour_is_told_at_once(tmp_path):
+    with serve(tmp_path) as web:
+        web.status, web.failures, web.headers = 429, 10**6, {"Retry-After": "3600"}
+        with pytest.raises(FetchError, match=r"a\.json: failed: .*429.*come again in 3600 s"):
+            read_url(f"{web.url}/a.json", None)
+        assert len(web.requests) == 1
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_dataset_comes_whole_through_a_server_that_fails_now_and_then(
+    dataset, tmp_path, monkeypatch, status
+):
+    monkeypatch.setattr(transfer, "CHUNK_BYTES", 20_000)
+    with serve(dataset) as web, make_pipeline(dataset, **SMALL) as local:
+        count = iter(range(10**6))
+
+        def fail_every_third(path: str) -> None:
+            if next(count) % 3 == 0:
+                web.failures = 1
+
+        web.status, web.before = status, fail_every_third
+        with make_pipeline(web.url, cache_dir=tmp_path, **SMALL) as pipe:
+            for one, other in zip(pipe, local, strict=True):
+                assert one["__key__"] == other["__key__"]
+                assert torch.equal(one["audio"], other["audio"])
+
+
+@pytest.mark.parametrize("lie", [-1024, -600, 512])
+def test_a_wrong_length_never_makes_a_whole_tar(tmp_path, lie):
+    """Without a manifest, where nothing but the server tells the size."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    (folder / "a.tar").write_bytes(tar("abc"))
+    with serve(folder) as web:
+        web.lie = lie
+        with pytest.raises(DataError, match=r"a\.tar.*(truncated|failed 6 times|were announced)"):
+            marks(f"{web.url}/a.tar", tmp_path / "cache")
+        web.lie = 0
+        assert marks(f"{web.url}/a.tar", tmp_path / "cache") == "abc"
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_tar_that_is_replaced_while_it_comes_is_one_or_the_other(tmp_path, monkeypatch, ranges):
+    """Both are of one size, so that only its version tells."""
+    monkeypatch.setattr(transfer, "CHUNK_BYTES", 1024)
+    folder = tmp_path / "web"
+    folder.mkdir()
+    (folder / "a.tar").write_bytes(tar("abc"))
+    with serve(folder, ranges=ranges) as web:
+        web.tells_version = True
+        gets = iter(range(10**6))
+
+        def replace(path: str) -> None:
+            if next(gets) == (5 if ranges else 3):
+                (folder / "a.tar").write_bytes(tar("xyz"))
+                web.cuts, web.cut_after = 1, 700
+
+        web.before = replace
+        assert marks(f"{web.url}/a.tar", tmp_path / "cache") == "xyz"
+
+
+def test_a_tar_that_changes_all_the_time_is_told(tmp_path):
+    folder = tmp_path / "web"
+    folder.mkdir()
+    (folder / "a.tar").write_bytes(tar("abc"))
+    with serve(folder) as web:
+        web.tells_version = True
+        turns = iter(range(10**6))
+        web.before = lambda path: (folder / "a.tar").write_bytes(
+            tar(3 * chr(97 + next(turns) % 26))
+        )
+        with pytest.raises(FetchError, match="changed while it was read, twice"):
+            marks(f"{web.url}/a.tar", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_server_that_falls_silent_is_asked_again(tmp_path, monkeypatch, ranges):
+    monkeypatch.setattr(PATIENCE, "stall_s", 0.2)
+    data = np.random.default_rng(0).bytes(100_000)
+    (tmp_path / "a.bin").write_bytes(data)
+    with serve(tmp_path, ranges=ranges) as web:
+        web.silences, web.silence_s = 2, 30.0
+        transfer.transfer(f"{web.url}/a.bin", tmp_path / "target", size=len(data))
+    assert (tmp_path / "target").read_bytes() == data
+
+
+def test_a_file_may_take_longer_than_a_client_gives_one_request(tmp_path, monkeypatch):
+    """aiohttp's five minutes for all of a body, however steadily it comes."""
+    monkeypatch.setattr(PATIENCE, "stall_s", 5.0)
+    fs, _ = transfer.open_url("http://127.0.0.1:1/a.bin", None)
+    limits = fs.client_kwargs["timeout"]
+    assert (limits.total, limits.sock_read) == (None, 5.0)
+    own = {"client_kwargs": {"trust_env": True}}
+    assert transfer.open_url("http://127.0.0.1:1/a.bin", own)[0].client_kwargs == {
+        "trust_env": True
+    }
