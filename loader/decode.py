@@ -157,7 +157,7 @@ class BatchDecoder:
                     try:
                         facts[row] = decoder.facts(reader, stored)
                     except (DecodeError, ShardError) as error:
-                        skipped[row] = self._skip(number, _key(reader, stored), error)
+                        skipped[row] = self._skip(number, reader, _key(reader, stored), error)
                     else:
                         self._known.keep(number, stored, facts[row])
         return facts
@@ -185,16 +185,18 @@ class BatchDecoder:
                         decoder.fill_audio(rows, row, facts[row], reader, stored)
                         decoder.fill(rows, row, facts[row])
                     except (DecodeError, ShardError) as error:
-                        skipped[row] = self._skip(number, facts[row].key, error)
+                        skipped[row] = self._skip(number, reader, facts[row].key, error)
 
-    def _skip(self, number: int, key: str, error: DecodeError | ShardError) -> Skipped:
+    def _skip(
+        self, number: int, reader: ShardReader, key: str, error: DecodeError | ShardError
+    ) -> Skipped:
         """The sample as one to be skipped, unless errors are to be raised.
 
         Raises:
             DecodeError: if they are.
             _MendedError: if it was not the sample that is damaged.
         """
-        if self._store.mend(number):
+        if self._store.mend(number, reader):
             raise _MendedError
         shard = self._store.shards[number].url
         if not self._skip_errors:

@@ -82,6 +82,10 @@ def worth_keeping(size_bytes: int, cache: ShardCache, *, raw_bytes: int) -> bool
     return False
 
 
+class _MendedError(Exception):
+    """A shard was damaged in the cache and comes anew: it is to be decoded once more."""
+
+
 class DecodedKeeper:
     """A thread that decodes the shards that were opened raw, and puts them into the cache.
 
@@ -121,6 +125,8 @@ class DecodedKeeper:
                 self._keep(number)
             except (StoppedError, InterruptedError):
                 return
+            except _MendedError:
+                self._store.undecoded.put(number)
             except (DataError, OSError, ValueError) as error:
                 failed.add(number)
                 log.warning("shard %d is not kept decoded: %s", number, error)
@@ -133,12 +139,16 @@ class DecodedKeeper:
             size = sum(_decoded_bytes(reader, row, self._sample_rate) for row in range(len(reader)))
 
             def make(path: Path) -> None:
-                self._write(reader, path, size)
+                self._write(number, reader, path, size)
 
             self._store.keep_decoded(number, make, need_bytes=size)
 
-    def _write(self, reader: ShardReader, path: Path, size: int) -> None:
-        """The tar and its index; both appear by rename, the tar last."""
+    def _write(self, number: int, reader: ShardReader, path: Path, size: int) -> None:
+        """The tar and its index; both appear by rename, the tar last.
+
+        Raises:
+            _MendedError: if what does not decode was damaged in the cache, and comes anew.
+        """
         part, offsets = part_path(path, size), [0]
         try:
             digest = sha256()
@@ -147,7 +157,11 @@ class DecodedKeeper:
                     if self._stop.is_set():
                         raise StoppedError
                     key = reader.members(row)[0].key
-                    members = decode_members(reader.read(row), sample_rate=self._sample_rate)
+                    stored = reader.read(row)
+                    members = decode_members(stored, sample_rate=self._sample_rate)
+                    undecodable = audio_extension(stored) and "audio.npy" not in members
+                    if undecodable and self._store.mend(number, reader):
+                        raise _MendedError
                     blocks = sample_bytes(key, members)
                     digest.update(blocks)
                     tar.write(blocks)

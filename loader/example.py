@@ -15,7 +15,7 @@ from loader.meta import Meta, is_believable, parse_meta
 from loader.order import hash_key
 from loader.recipe import Recipe, audio_extension, is_audio, midi_extension
 from loader.tokens import octuple
-from shards.errors import DecodeError
+from shards.errors import DecodeError, ShardError
 from shards.keys import key_hash
 from shards.notes import COLUMNS, Notes, read_notes
 from shards.npy import npy_view
@@ -132,6 +132,8 @@ class SampleDecoder:
         members = reader.members(row)
         small = [m for m in members if recipe.wants(m.extension) and not is_audio(m.extension)]
         found = _read(reader, small, self._scratch)
+        if recipe.packed and "json" not in found:
+            raise ShardError(f"{reader.name}: sample {row} has no JSON: is its index its own?")
         example = Example(members[0].key, found, parse_meta(found.get("json")))
         if "audio" in recipe.fields:
             _audio_member(members)  # or a row would be as long as JSON likes

@@ -60,9 +60,18 @@ def open_in_place(
     """
     assert shard.local is not None
     try:
+        open_file = partial(
+            PatientFile, shard.local, pause=pause, mounted=not is_local(shard.local)
+        )
         index = _index_of(shard, shard.local, pause) if indexed else None
-        file = PatientFile(shard.local, pause=pause, mounted=not is_local(shard.local))
-        return Opened(_reader(shard, file, index, verify_hash=verify_hash), pin)
+        try:
+            reader = _reader(shard, open_file(), index, verify_hash=verify_hash)
+        except ShardError as error:
+            if index is None:
+                raise
+            log.warning("%s; opened once more without an index", error)
+            reader = _reader(shard, open_file(), None, verify_hash=verify_hash)
+        return Opened(reader, pin)
     except BaseException:
         if pin is not None:
             pin.release()

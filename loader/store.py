@@ -96,6 +96,7 @@ class ShardStore:
         self._lapse = Lapse()
         self._made: set[str] = set()  # decoded copies that need no further look at their hash
         self._mended: set[tuple[int, bool]] = set()
+        self._mending = threading.Lock()
         self._unindexed: set[int] = set()
         self._shunned: set[tuple[int, bool]] = set()  # damaged in a cache that cannot be written
         self._stop = threading.Event()
@@ -156,18 +157,27 @@ class ShardStore:
         if not self._in_place[number]:
             self._cache.retire(self._raw_name(number))
 
-    def mend(self, number: int) -> bool:
+    def mend(self, number: int, reader: ShardReader) -> bool:
         """Look after a shard of which something does not decode; whether to read it once more.
 
         What is damaged in the cache goes, and comes anew; a wrong index is done without. Each is
         tried once.
+
+        Args:
+            reader: of that shard, in use.
         """
-        with self._lock:
-            entry = self._open.get(number)
-            if entry is None or (number, entry.decoded) in self._mended:
-                return False
-            self._mended.add((number, entry.decoded))
-            entry.users += 1
+        with self._mending:
+            with self._lock:
+                entry = self._open.get(number)
+                if entry is None or entry.reader is not reader:
+                    return True  # another thread has seen to it
+                if (number, entry.decoded) in self._mended:
+                    return False
+                self._mended.add((number, entry.decoded))
+                entry.users += 1
+            return self._mend_or_leave(number, entry)
+
+    def _mend_or_leave(self, number: int, entry: Opened) -> bool:
         again = False
         try:
             again = self._mend(number, entry)

@@ -18,6 +18,7 @@ from shards.errors import ManifestError, ShardError
 NAME = "manifest.json"
 FORMAT_VERSION = 1
 _KIND = "wids-shard-index-v1"
+_OWN_DIGEST = re.compile(rb',\n "sha256": "([^"\n]*)"\n}\n\Z')
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FIELD = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")  # of a field's name, and of its extension
@@ -158,7 +159,7 @@ class Manifest:
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
-    """JSON of a manifest; equal manifests give equal bytes."""
+    """JSON of a manifest, at its end the SHA-256 of all before; equal ones give equal bytes."""
     document = {
         "__kind__": _KIND,
         "wids_version": 1,
@@ -173,7 +174,8 @@ def dump_manifest(manifest: Manifest) -> bytes:
         "packer_version": manifest.packer_version,
         "shardlist": [asdict(shard) for shard in manifest.shards],
     }
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    body = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode()[:-2]
+    return body + f',\n "sha256": "{sha256(body).hexdigest()}"\n}}\n'.encode()
 
 
 def load_manifest(data: bytes, *, name: str) -> Manifest:
@@ -236,6 +238,12 @@ def fingerprint(shards: Iterable[ShardInfo]) -> str:
 
 
 def _parse(data: bytes, name: str) -> dict[str, Any]:
+    own = _OWN_DIGEST.search(data)
+    if own and sha256(data[: own.start()]).hexdigest().encode() != own[1]:
+        raise ManifestError(
+            f"{name}: damaged: its own SHA-256 is another. Copy it anew; if it was edited by hand, "
+            'remove its last entry, "sha256"'
+        )
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -45,7 +45,8 @@ def batches(pipe) -> list[dict]:
 
 
 def wait_for_a_batch(pipe) -> None:
-    with suppress(StoppedError, CancelledError, RuntimeError):  # it is closed meanwhile
+    closed = (StoppedError, InterruptedError, CancelledError, RuntimeError, FetchError)
+    with suppress(*closed):
         next(iter(pipe))
 
 

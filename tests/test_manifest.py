@@ -64,7 +64,8 @@ FROZEN = """{
    "filesize": 4096,
    "sha256": "%s"
   }
- ]
+ ],
+ "sha256": "%s"
 }
 """
 
@@ -92,7 +93,8 @@ def test_the_bytes_are_frozen():
         labels={"tempo": LabelStats(3, 0.0, 1.0, 0.5, 0.25)},
         packer_version="0.1.0",
     )
-    assert dump_manifest(manifest).decode() == FROZEN % ("ab" * 32)
+    own = "cf79d1ac514e465e9b24b313c9f08db27f7df2b4d15361b87ccf6b8b0cf6aba4"
+    assert dump_manifest(manifest).decode() == FROZEN % ("ab" * 32, own)
 
 
 def test_label_order_is_kept():
