@@ -317,19 +317,35 @@ def _lock(path: Path, kind: int, stop: threading.Event) -> int:
         InterruptedError: if ``stop`` came first.
         CacheError: if there is no lock and none can be made.
     """
-    with writing(path.parent):
-        descriptor = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-                return descriptor
-            except BlockingIOError:
+    lock = _lock_path(path)
+    while True:
+        with writing(path.parent):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            while not _try_lock(descriptor, kind):
                 if stop.wait(_POLL_S):
-                    raise InterruptedError(f"stopped while waiting for {path}") from None
-    except BaseException:
-        os.close(descriptor)
-        raise
+                    raise InterruptedError(f"stopped while waiting for {path}")
+            if _is_file_at(lock, descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # it went with its folder, and others lock another one
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_file_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _unlock(descriptor: int, process: int) -> None:

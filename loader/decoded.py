@@ -170,6 +170,8 @@ class DecodedKeeper:
                 tar.write(END_OF_ARCHIVE)
                 tar.flush()
                 os.fsync(tar.fileno())
+                if not os.path.samestat(part.stat(), os.fstat(tar.fileno())):
+                    raise FileNotFoundError(f"{path.parent}: was deleted meanwhile")
             write_whole(path.with_name(f"{path.name}.idx"), index_bytes(offsets))
             write_whole(digest_path(path), digest.hexdigest().encode())
             os.replace(part, path)

@@ -465,7 +465,7 @@ class ShardStore:
             yield
         finally:
             with self._lock:
-                del self._coming[number]
+                self._coming.pop(number, None)  # a cache that is deleted has two come at once
                 self._lock.notify_all()
 
     def _close_stale(self, number: int, entry: Opened) -> None:
