@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from loader.order import Positions
 from shards.manifest import Manifest, ShardInfo, ShardTable, fingerprint
 
+_LONGEST_NAME = 200  # bytes: in the cache, locks and parts have longer names than a shard
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folder:
@@ -84,10 +86,14 @@ class Shard:
     def name(self) -> str:
         """Of its file, within that folder."""
         url = self.home.infos.urls[self.number]
-        if "/" not in url:
-            return url
         folder, _, base = url.rpartition("/")
-        return f"{sha256(folder.encode()).hexdigest()[:12]}-{base}"
+        if len(base.encode("utf-8", "surrogateescape")) > _LONGEST_NAME:
+            folder, base = url, "shard.tar"
+        return (
+            f"{sha256(folder.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}-{base}"
+            if folder
+            else base
+        )
 
 
 class Catalog:
@@ -176,6 +182,10 @@ class Catalog:
         if run.stop - run.start == len(folder.infos):
             return folder.infos
         return (folder.infos[number] for number in self.numbers[run].tolist())
+
+
+def _short_hash(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def _join(arrays: Sequence[Positions]) -> Positions:

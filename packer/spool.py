@@ -178,7 +178,7 @@ def _encode_into(job: Job, partial: Path) -> list[Encoded]:
         "places": [asdict(place) for place in places],
     }
     os.replace(partial, job.spool)
-    partial.write_text(json.dumps(note))
+    partial.write_text(json.dumps(note), encoding="utf-8")
     os.replace(partial, job.spool.with_suffix(_PLACES))
     return places
 

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 INT16_SCALE = 32768.0
+_LOUDEST = np.float32(32767 / INT16_SCALE)
 PLAUSIBLE = 1024  # frames a byte of a file can hold; FLAC of digital silence has some 350
 USUAL = 64  # frames a byte of a file holds, unless it is nearly silent
 MOST_CHANNELS = 64
@@ -12,8 +13,8 @@ LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz
 
 def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
     """float32 in [-1, 1) as int16: rounded and clipped, never dithered or normalised."""
-    scaled = np.clip(np.rint(samples * np.float32(INT16_SCALE)), -32768, 32767)
-    rounded: NDArray[np.int16] = scaled.astype(np.int16)
+    within = np.clip(samples, np.float32(-1), _LOUDEST)  # first: what is huge would overflow
+    rounded: NDArray[np.int16] = np.rint(within * np.float32(INT16_SCALE)).astype(np.int16)
     return rounded
 
 

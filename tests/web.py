@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 
 class Web(ThreadingHTTPServer):
@@ -83,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(self.server.status)
         if (page := self.server.pages.get(self.path)) is not None:
             return self._answer(page)
-        path = self.server.folder / self.path.lstrip("/")
+        path = self.server.folder / unquote(self.path).lstrip("/")
         if not path.is_file():
             return self._refuse(404)
         self.server.before(self.path)

@@ -120,7 +120,7 @@ class _Meter:
             torch.cuda.reset_peak_memory_stats(device)
             return
         if _CLEAR.exists():
-            _CLEAR.write_text("5")  # the kernel's way to begin the peak anew
+            _CLEAR.write_text("5", encoding="utf-8")  # the kernel's way to begin the peak anew
         self._before = _resident("VmRSS")
 
     def peak_bytes(self) -> int:
@@ -133,5 +133,5 @@ def _resident(name: str) -> int:
     """Bytes by the kernel's name; 0 where it does not tell."""
     if not _STATUS.exists():
         return 0
-    lines = (line.partition(":") for line in _STATUS.read_text().splitlines())
+    lines = (line.partition(":") for line in _STATUS.read_text(encoding="utf-8").splitlines())
     return next((int(rest.split()[0]) * 1024 for key, _, rest in lines if key == name), 0)
