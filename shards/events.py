@@ -16,7 +16,7 @@ _FIRST = re.compile(
     + b"|".join(b"(?P<%b>%b%b)" % (name.encode(), *kind) for name, kind in _KINDS.items())
     + b")"
 )
-# Not ``*+``: before Python 3.11.5 a possessive group that fails half-way keeps what it consumed. And
+# Not ``*+``: before Python 3.11.5 a possessive group that fails half-way keeps what it took. And
 # bounded, for what a greedy one may have to give back takes memory.
 _MORE = {
     name: re.compile(b"(?:%b%b?+%b){0,1000}" % (_DELTA, *kind)) for name, kind in _KINDS.items()
