@@ -19,7 +19,7 @@ from shards.mounts import file_system, is_local
 
 # of a larger file not all may be needed, and what is waited for is little against its bytes
 WHOLE_BYTES = 16 * 10**6
-KEPT_BYTES = 2 * 10**9  # of copies made before anything is planned
+KEPT_BYTES = 16 * 10**9  # of copies made before anything is planned
 _DISK_SHARE = 10  # copies take no more than this part of what the disk has free
 _CHUNK_BYTES = 1 << 20
 _PREFIX = "sources-"
