@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from errno import EIO, EROFS
 from pathlib import Path
@@ -58,26 +58,35 @@ def mounted(
 ) -> Iterator[Path]:
     """Mount a folder slowly, by a child process, for as long as the context lasts.
 
-    The child unmounts once its standard input ends: also when this process is killed.
-
     Raises:
         OSError: if nothing is mounted; the message of libfuse goes to standard error.
     """
-    with tempfile.TemporaryDirectory() as point:
-        command = [sys.executable, __file__, str(folder.resolve()), point]
-        figures = ["--latency-s", str(latency_s), "--bytes-per-s", str(bytes_per_s)]
-        figures += ["--fails-every", str(fails_every)]
+    figures = ["--latency-s", str(latency_s), "--bytes-per-s", str(bytes_per_s)]
+    figures += ["--fails-every", str(fails_every)]
+    with served([__file__, str(folder.resolve()), *figures]) as point:
+        yield point
+
+
+@contextmanager
+def served(script: Sequence[str]) -> Iterator[Path]:
+    """A mount point, the last argument of a script of Python that serves it.
+
+    The script has to unmount once its standard input ends: also when this process is killed.
+    """
+    with (
+        tempfile.TemporaryDirectory() as point,
         # in a session of its own, Ctrl-C reaches it through this process alone
-        with subprocess.Popen(
-            command + figures, stdin=subprocess.PIPE, start_new_session=True
-        ) as child:
-            try:
-                _await_mount(point, child)
-                yield Path(point)
-            finally:
-                assert child.stdin is not None
-                child.stdin.close()
-                child.wait()
+        subprocess.Popen(
+            [sys.executable, *script, point], stdin=subprocess.PIPE, start_new_session=True
+        ) as child,
+    ):
+        try:
+            _await_mount(point, child)
+            yield Path(point)
+        finally:
+            assert child.stdin is not None
+            child.stdin.close()
+            child.wait()
 
 
 def _await_mount(point: str, child: subprocess.Popen[bytes]) -> None:
@@ -170,10 +179,15 @@ def main() -> None:
     parser.add_argument("--bytes-per-s", type=float, default=BYTES_PER_S)
     parser.add_argument("--fails-every", type=int, default=0, help="reads; 0 is never")
     args = parser.parse_args()
-    threading.Thread(target=_end_with_input, daemon=True).start()
     folder = SlowFolder(args.folder, Link(args.bytes_per_s), args.latency_s, args.fails_every)
+    serve(folder, args.point, ro=True, fsname="slow", **_threads())
+
+
+def serve(operations: mfusepy.Operations, point: str, **options: Any) -> None:
+    """Serve a mount until standard input ends."""
+    threading.Thread(target=_end_with_input, daemon=True).start()
     try:
-        mfusepy.FUSE(folder, args.point, foreground=True, ro=True, fsname="slow", **_threads())
+        mfusepy.FUSE(operations, point, foreground=True, **options)
     except RuntimeError as error:
         if error.args != (_SIGNALLED,):
             raise

@@ -15,7 +15,7 @@ _KNOWN_AS = {"validation": "val"}  # MAESTRO's word for what is read as val/
 
 def partition(
     annotations: Sequence[Annotation], options: Options, *, source: Path
-) -> dict[str, list[int]]:
+) -> Mapping[str, Sequence[int]]:
     """Samples of each split, in order; all of them under an empty name without splits.
 
     Args:
@@ -28,7 +28,7 @@ def partition(
     if options.split_by is not None:
         return _by_field(annotations, options.split_by, source)
     if not options.split:
-        return {"": list(range(len(annotations)))}
+        return {"": range(len(annotations))}
     groups = list(_groups(annotations, options.group_by, source))
     chosen = assign_splits(groups, shares=options.split, seed=options.seed)
     parts: dict[str, list[int]] = {split: [] for split in options.split}

@@ -38,7 +38,7 @@ class Group:
     """
 
     recordings: tuple[Recording, ...]
-    shards: tuple[tuple[int, ...], ...]
+    shards: "tuple[array[int], ...]"
 
 
 def ranking(seed: int, purpose: str) -> Callable[[object], bytes]:
@@ -117,12 +117,12 @@ def _plan_shards(
     *,
     seed: int | None,
     shard_bytes: int,
-) -> tuple[tuple[int, ...], ...]:
+) -> "tuple[array[int], ...]":
     order = np.concatenate([_view(recording.indices) for recording in group])
     if seed is not None:
         keys = (segments[index].annotation.key for index in order.tolist())
         order = order[_shuffled(keys, seed, "sample")]
-    return tuple(tuple(order[cut].tolist()) for cut in _cuts(sizes[order], shard_bytes))
+    return tuple(array("q", order[cut].tobytes()) for cut in _cuts(sizes[order], shard_bytes))
 
 
 def _view(numbers: "array[int]") -> Integers:

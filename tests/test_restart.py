@@ -209,8 +209,10 @@ def test_a_recording_begun_is_a_recording_finished(annotations, tmp_path, monkey
 def test_workers_leave_no_trace(annotations, tmp_path):
     options = replace(OPTIONS, group_bytes=200_000)
     make(annotations, tmp_path / "none", options=options)
-    make(annotations, tmp_path / "two", options=options, workers=2)
-    assert tree(tmp_path / "two") == tree(tmp_path / "none")
+    for workers in (1, 2, 5):
+        out = tmp_path / str(workers)
+        make(annotations, out, options=options, workers=workers)
+        assert tree(out) == tree(tmp_path / "none")
 
 
 # --- the spool
