@@ -12,12 +12,13 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any, BinaryIO
 
 from packer.audio import COPY, write_audio
-from packer.patience import PatientFile, patiently
+from packer.patience import PatientFile
 from packer.recording import SILENT, Level, OpenRecording
+from packer.scores import Scores
 from packer.table import notes_npy
 from shards.errors import DecodeError
 from shards.keys import key_hash
-from shards.notes import cut_midi, empty_midi, end_time, parse_midi
+from shards.notes import cut_midi, empty_midi
 from shards.tar import BLOCK, sample_bytes
 
 JOB_S = 300.0  # seconds of audio that a job encodes, if it has more than one sample
@@ -108,22 +109,25 @@ def encode_recording(job: Job) -> list[Encoded]:
         OSError: if the spool cannot be written.
     """
     results: list[Encoded] = []
+    scores = Scores()
     with job.spool.open("wb") as spool, OpenRecording(job.tasks[0].audio) as recording:
         for task in job.tasks:
             try:
-                results.append(_encode_sample(task, job, recording, spool))
+                results.append(_encode_sample(task, job, recording, scores, spool))
             except DecodeError as error:
                 results.append(Encoded(task.index, reason=str(error)))
     return results
 
 
-def _encode_sample(task: Task, job: Job, recording: OpenRecording, spool: BinaryIO) -> Encoded:
+def _encode_sample(
+    task: Task, job: Job, recording: OpenRecording, scores: Scores, spool: BinaryIO
+) -> Encoded:
     """Append the tar blocks of a sample to the spool.
 
     Raises:
         DecodeError: if a source cannot be packed; nothing is appended then.
     """
-    midi, place = _midi(task, with_notes=job.with_notes) if job.with_midi else ({}, {})
+    midi, place = _midi(task, scores, with_notes=job.with_notes) if job.with_midi else ({}, {})
     computed: dict[str, Any] = {"duration": task.end_s - task.start_s}
     offset, level = spool.tell(), Level()
     if task.audio is not None:
@@ -190,24 +194,22 @@ def _refuse_silence(task: Task, level: Level) -> None:
         )
 
 
-def _midi(task: Task, *, with_notes: bool) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _midi(
+    task: Task, scores: Scores, *, with_notes: bool
+) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The MIDI members of a segment, and where in the source's meter it starts."""
-    data, place = _cut_midi(task)
+    data, place = _cut_midi(task, scores)
     members = {"mid": data}
     if with_notes:
         members["notes.npy"] = notes_npy(data, beat=place["midi_beat"])
     return members, place
 
 
-def _cut_midi(task: Task) -> tuple[bytes, dict[str, Any]]:
+def _cut_midi(task: Task, scores: Scores) -> tuple[bytes, dict[str, Any]]:
     if task.midi is None:
         return empty_midi(), {"midi_bar": 0, "midi_beat": 0.0, "has_midi": False}
-    try:
-        data = patiently(task.midi, task.midi.read_bytes)
-        score = parse_midi(data)
-    except (OSError, DecodeError) as error:
-        raise DecodeError(f"{task.midi}: {error}") from error
-    if task.whole and end_time(score) <= task.end_s:
+    data, score, end_s = scores.read(task.midi)
+    if task.whole and end_s <= task.end_s:
         return data, {"midi_bar": 0, "midi_beat": 0.0, "has_midi": True}
     cut = cut_midi(score, start_s=task.start_s, end_s=task.end_s)
     return cut.midi, {"midi_bar": cut.bar, "midi_beat": cut.beat, "has_midi": True}
