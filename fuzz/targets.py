@@ -231,7 +231,7 @@ def _decode(members: dict[str, bytes], recipe: Recipe) -> None:
         return
     assert facts.start >= 0
     assert facts.midi is None or np.isfinite(facts.midi).all()
-    if facts.length is not None:
+    if facts.length is not None and "audio" in recipe.fields:
         assert 0 <= facts.length <= 1024 * 400 * max(1, len(members.get("flac", b"")))
 
 

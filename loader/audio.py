@@ -166,11 +166,12 @@ def _decode(decoder: Decoder, row: NDArray[Any], sample_rate: int, start: int) -
     else:
         raw = np.empty((count, decoder.channels), dtype=np.float32)
         _read_whole(decoder, first, raw)
-        mono = mix_down(raw)
-        if not decoder.int16 and not np.isfinite(mono).all():
-            raise DecodeError("holds samples that are no finite numbers")
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is no number
+            mono = mix_down(raw)
         if rate != sample_rate:
             mono = soxr.resample(mono, rate, sample_rate)
+        if not decoder.int16 and not np.isfinite(mono).all():
+            raise DecodeError("holds samples that are no finite numbers")
         count = min(len(mono), len(row))
         if row.dtype == np.float32:
             np.clip(mono[:count], -1.0, 1.0, out=row[:count])

@@ -12,7 +12,7 @@ from loader.finding import Finding
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
-_SHARED_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, its size is asked, nothing is written
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
 _NO_LIMIT = 2**60  # control groups of version 1 write a number of this order instead of "max"
@@ -112,9 +112,9 @@ def judge_shared_memory(size_bytes: int) -> Finding:
     """This loader's threads need none; worker processes of torch's DataLoader do."""
     text = f"{size_bytes / 1e9:.2f} GB"
     if size_bytes >= _LOW_SHARED:
-        return Finding("ok", "/dev/shm", text)
+        return Finding("ok", str(_SHARED_MEMORY), text)
     text += ": enough for this loader, too little for a DataLoader's worker processes"
-    return Finding("warn", "/dev/shm", text, "docker run --shm-size=8g ...")
+    return Finding("warn", str(_SHARED_MEMORY), text, "docker run --shm-size=8g ...")
 
 
 def judge_open_files(soft: int, hard: int) -> Finding:

@@ -10,6 +10,7 @@ import yaml
 from packer.audio import COPY
 from packer.summary import pooled
 from packer.target import Target
+from shards.commands import plain
 from shards.manifest import LabelStats, Manifest
 
 NAME = "README.md"
@@ -138,7 +139,7 @@ def _members(manifest: Manifest) -> str:
     options = manifest.options
     if "audio" in manifest.fields and "sample_rate" in options and options["audio"] != COPY:
         channels = {1: "mono", 2: "stereo"}[options.get("channels", 1)]
-        rows[0][1] += f", {channels}, {options['sample_rate']} Hz"
+        rows[0][1] += f", {channels}, {_text(str(options['sample_rate']))} Hz"
     rows.append(["`KEY.json`", "the annotation" + (", with `labels`" if manifest.labels else "")])
     return "Each sample is a run of members in a plain tar:\n\n" + _table(["member", ""], rows)
 
@@ -185,4 +186,4 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
 
 def _text(text: str) -> str:
     """Text as one line of Markdown, in which nothing is markup."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", " ".join(plain(text).split()))

@@ -1,6 +1,7 @@
 """How the trainer's commands fail: one line for what a user can mend, a traceback for a bug."""
 
 import logging
+import pickle
 import sys
 import warnings
 from collections.abc import Callable
@@ -36,6 +37,10 @@ _CHATTER = (
     "Restor",  # said before, with the time of the checkpoint
 )
 
+_NO_CHECKPOINT = (
+    "the checkpoint holds more than tensors and plain values, or is none; it is refused"
+)
+
 
 def run(action: Callable[[], object]) -> int:
     """Run a command; return 0, or 1 if data or arguments are at fault."""
@@ -44,6 +49,8 @@ def run(action: Callable[[], object]) -> int:
         action()
     except (DataError, OutOfMemoryError) as error:
         return _fail(error)
+    except pickle.UnpicklingError as error:
+        return _fail(ValueError(f"{_NO_CHECKPOINT}: {str(error).splitlines()[0]}"))
     except (ValueError, ImportError) as error:  # a bug, or a library's, ends in a traceback
         if not raised_by_us(error.__traceback__):
             raise

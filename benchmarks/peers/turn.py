@@ -117,7 +117,7 @@ def save(peer: Any, setting: Setting, args: argparse.Namespace) -> dict[str, Any
 
 def resume(peer: Any, setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
     """Time from nothing to the first batch after a saved state."""
-    state = pickle.loads(args.state.read_bytes())
+    state = pickle.loads(args.state.read_bytes())  # noqa: S301, written above
     _warm(peer, setting)
     began = time.perf_counter()
     loader = peer.open_loader(replace(setting, resumable=True))
