@@ -68,9 +68,8 @@ class Run:
         return self.found[peer.module]
 
     def forget(self, peer: Peer) -> None:
-        """Measure a peer anew. Its format stays."""
-        kept = {name: r for name, r in self.results(peer).items() if name.startswith("prepare")}
-        self.found[peer.module] = kept
+        """Measure a peer anew, in a format written anew."""
+        self.found[peer.module] = {}
 
     def workers(self, peer: Peer, row: tuple[str, str]) -> int | None:
         """The number of workers with which a peer was fastest; None if it did not run."""
@@ -89,7 +88,8 @@ class Run:
         workers = self.workers(peer, row)
         if action not in ("prepare", "probe") and workers is None:
             return
-        if "error" in known.get(turn_name("save", row, 0), {}):
+        before = turn_name("prepare", (row[0], USERS), 0), turn_name("save", row, 0)
+        if any("error" in known.get(name, {}) for name in before):
             return
         print(f"{peer.name}: {name}", file=sys.stderr, flush=True)
         try:
