@@ -28,9 +28,9 @@ from typing import Any
 
 import flaky
 import numpy as np
+from clips import make_dataset
 from machine import describe
 from numpy.typing import NDArray
-from streaming import make_dataset
 from tqdm import tqdm
 
 from loader import make_pipeline
