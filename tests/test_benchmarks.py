@@ -1,6 +1,7 @@
 """What the benchmarks compute out of what they measure: changes, models, plans of many ranks."""
 
 import importlib
+import json
 
 import pytest
 from snippets import ROOT
@@ -48,6 +49,13 @@ def test_the_comparison_tells_what_moved_what_is_new_and_what_is_gone(benchmark)
 
 def test_without_a_record_the_comparison_says_how_to_make_one(benchmark):
     assert "make bench-record" in benchmark("quick").compared(report(any=[1.0]), None)
+
+
+def test_the_record_is_one_of_the_quick_form():
+    recorded = json.loads((ROOT / "benchmarks/results/quick.json").read_text())
+    assert recorded["by_round"]
+    assert recorded["ratios"].keys() == recorded["by_round"].keys()
+    assert {"commit", "processor", "date"} <= recorded["machine"].keys()
 
 
 def test_threads_of_the_model_share_one_lock(benchmark):
