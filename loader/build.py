@@ -170,7 +170,7 @@ def make_pipeline(
         midi=midi,
         max_notes=max_notes,
         seed=seed,
-        packed=not any(source.is_foreign for source in opened.sources),
+        packed=all(source.is_packed for source in opened.sources),
         relabels=relabels,
         transform=transform,
     )

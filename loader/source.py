@@ -60,6 +60,11 @@ class Source:
         return not self.manifests or not all(manifest.fields for manifest in self.manifests)
 
     @property
+    def is_packed(self) -> bool:
+        """Whether the packer made all of its samples, and did not only index them."""
+        return bool(self.manifests) and all(manifest.options for manifest in self.manifests)
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for m in self.manifests for name in m.labels))
 

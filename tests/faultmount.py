@@ -67,7 +67,7 @@ class Mount:
         end = time.monotonic() + _START_S
         while not os.path.ismount(self.point):
             if self._child.poll() is not None or time.monotonic() > end:
-                pytest.skip(f"FUSE could not mount on {self.point}")
+                raise OSError(f"FUSE could not mount on {self.point}")
             time.sleep(0.01)
 
     def vanish(self) -> None:
@@ -125,7 +125,7 @@ def _serve(folder: str, point: str, control: str, counts: str) -> None:
             with open(counts, "ab") as file:
                 file.write(b".")
 
-    files = FaultFolder(Path(folder), Link(1e12), 0.0)
+    files = FaultFolder(Path(folder), Link(1e12), 0.0, fails_every=0)
     with suppress(RuntimeError):  # what libfuse returns after a signal
         mfusepy.FUSE(files, point, foreground=True, ro=True, direct_io=True, fsname="fault")
 

@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from loader import make_pipeline
+from packer.__main__ import main as packer
 from shards.errors import DataError
 from shards.index import index_bytes
 from shards.manifest import dump_manifest, load_manifest
+from shards.npy import npy_bytes
+from shards.tar import END_OF_ARCHIVE, sample_bytes
 
 RATE = corpus.SAMPLE_RATE
 SMALL = {"sample_rate": RATE, "clip_seconds": 0.25, "max_notes": 4, "batch_size": 4, "shuffle": 0}
@@ -181,3 +184,13 @@ def test_a_sample_that_is_damaged_at_its_source_is_fetched_once_and_named(small,
         with pytest.raises(DataError, match=r"a\.tar: sample 'audio-\d+.*miniaudio: .*soundfile: "):
             for _ in pipe:
                 pass
+
+
+def test_tars_without_json_that_were_only_indexed_need_none(tmp_path):
+    """What the packer makes has JSON in every sample; what it indexes may have anything."""
+    members = {"audio.npy": npy_bytes(np.arange(2000, dtype=np.int16))}
+    samples = [sample_bytes(f"k{n}", members) for n in range(4)]
+    (tmp_path / "a.tar").write_bytes(b"".join(samples) + END_OF_ARCHIVE)
+    assert packer(["index", str(tmp_path)]) == 0
+    (batch,) = stream(tmp_path, audio_dtype="int16")
+    assert batch["audio"][3].tolist() == list(range(2000))
