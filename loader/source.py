@@ -62,7 +62,9 @@ class Source:
     @property
     def is_packed(self) -> bool:
         """Whether the packer made all of its samples, and did not only index them."""
-        return bool(self.manifests) and all(manifest.options for manifest in self.manifests)
+        return bool(self.manifests) and all(
+            "input_sha256" in manifest.options for manifest in self.manifests
+        )
 
     @property
     def label_names(self) -> tuple[str, ...]:
