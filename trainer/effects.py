@@ -48,7 +48,6 @@ def in_a_room(
     tail = torch.empty(len(audio), length, device=audio.device).normal_(generator=generator)
     time = torch.arange(length, device=audio.device) / sample_rate
     tail = tail * torch.exp(-math.log(1000.0) * time / seconds[:, None])
-    tail[:, 0] = 0.0
     wanted = 10 ** (db / 20)[:, None]
     response = tail * wanted / tail.square().sum(dim=1, keepdim=True).sqrt()
     response[:, 0] = 1.0

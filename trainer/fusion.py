@@ -49,11 +49,9 @@ class Fusion(nn.Module):
         from_audio = self.audio_pool(self.audio_asks(audio, midi, answers=read))
         from_midi = self.midi_pool(self.midi_asks(midi, audio, answers=heard))
         gate = torch.sigmoid(self.gate(torch.cat([from_audio, from_midi], dim=1)))
+        # Exactly 1 or 0, so that what a row lacks has no gradient either.
         gate = torch.where((heard & ~read)[:, None], 1.0, gate)
         gate = torch.where((read & ~heard)[:, None], 0.0, gate)
-        # By torch.where, not by a product: whatever a missing modality holds stays out.
-        from_audio = torch.where((heard | ~read)[:, None], from_audio, 0.0)
-        from_midi = torch.where((read | ~heard)[:, None], from_midi, 0.0)
         mixed: Tensor = gate * from_audio + (1.0 - gate) * from_midi
         return mixed
 

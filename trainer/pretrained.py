@@ -111,7 +111,11 @@ class PretrainedEncoder(nn.Module):
         return Encoded(values, real_positions(values.shape[1], real))
 
     def train(self, mode: bool = True) -> PretrainedEncoder:
-        """Set the mode of what is trained; what is frozen stays without dropout."""
+        """Set the mode of what is trained; what is frozen stays without dropout.
+
+        So does the model itself, which would leave out layers at random, and mask by numpy's
+        global generator.
+        """
         super().train(mode)
         self.backbone.eval()
         for layer in self.trained:
@@ -191,10 +195,9 @@ def _load(transformers: ModuleType, name: str) -> Any:
 
 
 def _config(model_class: Any, plain: dict[str, Any]) -> Any:
-    """The model's config, without what would draw from numpy's global random state."""
+    """The model's config, without what names another kind of model or code."""
     foreign = ("auto_map", "model_type", "architectures")
-    kept = {key: value for key, value in plain.items() if key not in foreign}
-    return model_class.config_class(**kept | {"apply_spec_augment": False, "layerdrop": 0.0})
+    return model_class.config_class(**{k: v for k, v in plain.items() if k not in foreign})
 
 
 def _chosen(layers: tuple[int, ...] | None, *, depth: int) -> tuple[int, ...]:
