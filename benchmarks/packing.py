@@ -66,8 +66,9 @@ def main() -> None:
     report = {
         "machine": describe(*packages),
         "command": f"python benchmarks/packing.py {sizes}",
-        "segments_per_s": {
-            name: {"median": round(medians[name], 1), "all": rates[name]} for name in rates
+        "figures": {
+            name: {"segments/s": {"median": round(medians[name], 1), "all": rates[name]}}
+            for name in rates
         },
         "ratios": ratios,
     }

@@ -40,6 +40,7 @@ from shards.pcm import mix_down, to_int16
 CLIP_S, RATE = 10.0, 24_000  # the latter in shards
 REQUESTS = 3  # of each file
 OURS, READ, LOOP = "this packer", "reading all files", "one file after the other"
+BYTES, REQUESTED = "bound: all bytes on the link", "bound: all requests"
 
 
 def main() -> None:
@@ -153,6 +154,8 @@ def _report(
     medians = {name: statistics.median(found) for name, found in seconds.items()}
     size = sum(path.stat().st_size for path in files)
     link_s = size / BYTES_PER_S
+    requests_s = REQUESTS * LATENCY_S * len(files) / args.io_threads
+    bounds = {BYTES: link_s, f"{REQUESTED}, {args.io_threads} threads": requests_s}
     sizes = f"--clips {args.clips} --rate {args.rate} --looped {args.looped}"
     return {
         "machine": describe("soundfile", "soxr", "symusic", "mfusepy"),
@@ -166,14 +169,9 @@ def _report(
         },
         "corpus": {"clips": args.clips, "files": len(files), "bytes": size},
         "looped": args.looped,
-        "seconds": {
-            name: {"median": round(medians[name], 3), "all": seconds[name]} for name in seconds
-        },
-        "bounds_s": {
-            "all bytes on the link": round(link_s, 3),
-            f"all requests, {args.io_threads} threads": round(
-                REQUESTS * LATENCY_S * len(files) / args.io_threads, 3
-            ),
+        "figures": {
+            name: {"s": {"median": round(median, 3), "all": seconds.get(name, [])}}
+            for name, median in (medians | bounds).items()
         },
         "ratios": {
             "link / this packer": round(link_s / medians[OURS], 3),
@@ -186,10 +184,10 @@ def _report(
 def _table(report: dict[str, Any]) -> str:
     clips = report["corpus"]["clips"]
     lines = ["| what | s | clips/s |", "| --- | --- | --- |"]
-    found = {name: value["median"] for name, value in report["seconds"].items()}
-    found[f"{LOOP}, extrapolated from {report['looped']}"] = found.pop(LOOP)
-    for name, value in (found | report["bounds_s"]).items():
-        lines.append(f"| {name} | {value:.2f} | {clips / value:.1f} |")
+    for name, units in report["figures"].items():
+        seconds = units["s"]["median"]
+        told = f"{name}, extrapolated from {report['looped']}" if name == LOOP else name
+        lines.append(f"| {told} | {seconds:.2f} | {clips / seconds:.1f} |")
     lines += ["", "| ratio | |", "| --- | --- |"]
     return "\n".join(
         lines + [f"| {name} | {ratio:g} |" for name, ratio in report["ratios"].items()]

@@ -37,12 +37,19 @@ def main() -> None:
         "machine": describe("numpy", "soundfile"),
         "command": f"python benchmarks/planning.py --lines {args.lines} --rounds {args.rounds}",
         "lines": args.lines,
-        **{unit: round(statistics.median(one[unit] for one in rounds), 2) for unit in rounds[0]},
-        "rounds": rounds,
+        "figures": {f"{args.lines:,} lines": _medians(rounds)},
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"{args.lines} lines: {report['s']} s, {report['peak_MB']} MB more at the peak")
+    print(json.dumps(report["figures"], indent=1))
+
+
+def _medians(rounds: list[dict[str, float]]) -> dict[str, dict[str, object]]:
+    columns = {unit: [one[unit] for one in rounds] for unit in rounds[0]}
+    return {
+        unit: {"median": round(statistics.median(column), 2), "all": column}
+        for unit, column in columns.items()
+    }
 
 
 def _arguments() -> argparse.Namespace:
@@ -61,7 +68,7 @@ def _measure(path: Path) -> dict[str, float]:
     planned = plan(path, Rules(path.parent.absolute()), progress=False)
     seconds, peak = time.perf_counter() - began, _memory("VmHWM") - before
     assert not planned.rejected, planned.rejected[0]
-    return {"s": seconds, "peak_MB": peak / 1e6}
+    return {"s": seconds, "MB more at the peak": peak / 1e6}
 
 
 def _memory(kind: str) -> int:
