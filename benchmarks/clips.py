@@ -31,12 +31,16 @@ def decoded_cache(dataset: Path) -> dict[str, Any]:
 
 
 def decoded_tars(dataset: Path) -> Path:
-    """The folder of the cache with all of a dataset's shards, decoded."""
-    shards = len(list(dataset.glob("*.tar")))
+    """The folder of the cache with all of a dataset's shards, decoded.
+
+    Folders of earlier versions of the cache may lie beside it: the one written last is meant.
+    """
+    shards, cache = len(list(dataset.glob("*.tar"))), dataset.parent / "cache"
     with make_pipeline(dataset, **decoded_cache(dataset)) as pipe:
         while True:
             for _ in pipe:
                 pass
-            tars = list((dataset.parent / "cache").glob(f"*{folder_suffix(RATE)}/*.tar"))
-            if len(tars) == shards:
-                return tars[0].parent
+            folders = list(cache.glob(f"*{folder_suffix(RATE)}"))
+            last = max(folders, key=lambda folder: folder.stat().st_mtime, default=cache)
+            if len(list(last.glob("*.tar"))) == shards:
+                return last

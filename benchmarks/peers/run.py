@@ -60,11 +60,12 @@ class Run:
                     self._step(peer, "resume", RESUMED, number)
 
     def results(self, peer: Peer) -> Result:
-        """What a peer's turns found, by the name of the turn; errors too."""
+        """What a peer's turns found, by name; errors of an earlier run are tried again."""
         if peer.module not in self.found:
             path = self._path(peer)
             known = json.loads(path.read_text()) if path.exists() else {}
-            self.found[peer.module] = known if known.get("seconds") == self.seconds else {}
+            same = known.get("seconds") == self.seconds
+            self.found[peer.module] = _without_errors(known) if same else {}
         return self.found[peer.module]
 
     def forget(self, peer: Peer) -> None:
@@ -124,6 +125,10 @@ class Run:
 
     def _path(self, peer: Peer) -> Path:
         return self.dataset.parent / "turns" / f"{peer.module}.json"
+
+
+def _without_errors(known: Result) -> Result:
+    return {n: v for n, v in known.items() if not (isinstance(v, dict) and "error" in v)}
 
 
 def turn_name(action: str, row: tuple[str, str], number: int) -> str:
