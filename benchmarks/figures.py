@@ -105,10 +105,10 @@ def page(found: Found) -> str:
     parts = [
         "# Benchmarks",
         "Written by `python benchmarks/figures.py` out of `benchmarks/results/`. Rates of one "
-        "machine say little; ratios were measured side by side, turn by turn. Beside peers: "
-        "`python -m benchmarks.peers`; by every way from a mounted Drive: `python -m "
-        "benchmarks.drive`; as the work grows: `python benchmarks/scale`; what moved since the last "
-        "record: `make bench`.",
+        "machine say little; ratios were measured side by side, turn by turn.",
+        "Beside peers: `python -m benchmarks.peers`; by every way from a mounted Drive: "
+        "`python -m benchmarks.drive`; as the work grows: `python benchmarks/scale`; what moved "
+        "since the last record: `make bench`.",
     ]
     for name, report in found.items():
         parts.append(f"## {TITLES[name]}")
