@@ -39,6 +39,8 @@ TITLES = {
     "scale": "As the work grows",
     "augment": "Augmentation, against audiomentations",
     "percepiano": "PercePiano by four folds",
+    "experiment_10k": "The 10k experiment at its real size",
+    "waiting": "Waiting for data while training",
 }
 # What the README says: a sentence, the benchmark and its ratio.
 HEADLINES = (

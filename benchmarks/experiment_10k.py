@@ -1,0 +1,283 @@
+"""The 10k experiment at its real size: 10,000 clips packed, streamed and trained on in three modes.
+
+    python benchmarks/experiment_10k.py --data PERCEPIANO --out build/experiment_10k.json
+
+PERCEPIANO is a folder with ``annotations.jsonl`` (lines of ``midi_path``, ``piece`` and ratings)
+and the MIDI files: see ``transposed``. Without ``--data`` the clips are of made pieces.
+
+Phases, each timed by the clock: ``midi``, ``render``, ``pack``, ``verify``; ``mount`` streams an
+epoch from a file system as slow as Drive (``slowfs``: FUSE, 100 ms a request, 10 MB/s) into an
+empty cache, and the next one from that cache, and reads some clips there file by file; ``audio``,
+``midi model`` and ``fusion`` train an epoch of configs/experiment_10k.yaml (its data: batches of
+16, 4 threads) with a small model, as this is for a CPU. What is finished is kept in ``--work`` and
+not done again; ``--again PHASE`` does.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from machine import describe
+from transposed import compose, transpose, windows
+
+from loader import make_pipeline
+from shards.manifest import NAME, Manifest, load_manifest
+from shards.reader import ShardReader
+
+CLIPS, BATCH = 10_000, 16
+MODES = {"audio": "audio", "midi model": "midi", "fusion": "fusion"}
+MODEL = {"dim": 96, "layers": 2, "heads": 4, "n_mels": 64, "n_fft": 1024, "hop_length": 480}
+# Minutes, from Drive file by file, with the same batch size: an epoch, and all experiments.
+BEFORE = {"epoch": (21, 42), "experiments": (360, 420)}
+FILES = 16  # clips that are read as files of their own
+CONFIG = "configs/experiment_10k.yaml"
+
+Facts = dict[str, float]
+
+
+class Phases:
+    """Phases that are done once: what each took is kept beside its work."""
+
+    def __init__(self, folder: Path, again: list[str]) -> None:
+        self._folder, self._again = folder, again
+        self.found: dict[str, Facts] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def run(self, name: str, work: Callable[[], Facts]) -> Facts:
+        """Seconds that ``work`` took, and what it tells besides."""
+        kept = self._folder / f"{name.replace(' ', '-')}.json"
+        if kept.exists() and name not in self._again:
+            print(f"== {name}: done before", flush=True)
+            self.found[name] = json.loads(kept.read_text())
+            return self.found[name]
+        print(f"== {name}", flush=True)
+        began = time.perf_counter()
+        told = work()
+        facts = {"seconds": round(time.perf_counter() - began, 1), **told}
+        kept.write_text(json.dumps(facts) + "\n")
+        self.found[name] = facts
+        print(f"== {name}: {facts}", flush=True)
+        return facts
+
+
+def main() -> None:
+    args = _arguments()
+    phases = Phases(args.work / "phases", args.again)
+    corpus, shards = args.work / "corpus", args.work / "shards"
+    if args.data:
+        phases.run("midi", lambda: transpose(args.data, args.work / "midi", args.clips))
+        phases.run("render", lambda: render(args.work / "midi", corpus, args.clips))
+    else:
+        phases.run("render", lambda: compose(corpus, args.clips))
+    phases.run("pack", lambda: pack(corpus / "clips.jsonl", shards))
+    phases.run("verify", lambda: _module("packer", "verify", shards))
+    if args.mount:
+        phases.run("mount", lambda: stream(shards / "train", args.work / "cache"))
+    else:  # read in place: nothing has to be cached
+        phases.run("disk", lambda: stream_in_place(shards / "train"))
+    for name, mode in MODES.items():
+        phases.run(name, lambda mode=mode: fit(mode, shards, args.work))  # type: ignore[misc]
+    report = make_report(phases.found, args)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report["tables"], indent=1))
+
+
+def render(midi: Path, corpus: Path, clips: int) -> Facts:
+    """Recordings of all of them, and the annotations of windows of ten seconds in these."""
+    _module("packer", "render", midi / "annotations.jsonl", "--out", corpus)
+    return windows(corpus, clips)
+
+
+def pack(annotations: Path, shards: Path) -> Facts:
+    """Nine tenths to train on, by piece."""
+    split = ("--split", "train=0.9,val=0.1", "--group-by", "piece")
+    _module("packer", "build", annotations, "--out", shards, "--overwrite", *split)
+    manifests = [_manifest(shards / name) for name in ("train", "val")]
+    return {
+        "train_samples": manifests[0].samples,
+        "val_samples": manifests[1].samples,
+        "shards": sum(len(one.shards) for one in manifests),
+        "gigabytes": round(sum(one.bytes for one in manifests) / 1e9, 3),
+    }
+
+
+def stream(dataset: Path, cache: Path) -> Facts:
+    """Two epochs from a slow mount, the first into an empty cache; beside it, clips as files."""
+    from slowfs import mounted  # needs FUSE
+
+    shutil.rmtree(cache, ignore_errors=True)
+    samples = _manifest(dataset).samples
+    with mounted(dataset) as mount:
+        began = time.perf_counter()
+        with make_pipeline(mount, batch_size=BATCH, num_workers=4, cache_dir=cache) as pipe:
+            first = _epoch(pipe)
+            opened = time.perf_counter() - began - first["epoch"]
+            second = _epoch(pipe)
+    with mounted(_unpack(dataset, cache.with_name("files"))) as files:
+        a_file = _as_files(files)
+    return {
+        "first_batch_s": round(opened + first["batch"], 2),
+        "first_epoch_s": round(opened + first["epoch"], 1),
+        "cached_epoch_s": round(second["epoch"], 1),
+        "files_epoch_s": round(a_file * samples, 1),
+    }
+
+
+def stream_in_place(dataset: Path) -> Facts:
+    """An epoch from this machine's disk."""
+    with make_pipeline(dataset, batch_size=BATCH, num_workers=4) as pipe:
+        return {"cached_epoch_s": round(_epoch(pipe)["epoch"], 1)}
+
+
+def fit(mode: str, shards: Path, work: Path) -> Facts:
+    """One epoch, and the validation after it; what it logged of its speed."""
+    run = work / "runs" / mode
+    shutil.rmtree(run, ignore_errors=True)
+    options = {
+        "mode": mode,
+        "out": run,
+        "data.shards": shards,
+        "data.cache_dir": work / "cache",
+        **{f"model.{name}": value for name, value in MODEL.items()},
+        "trainer.max_epochs": 1,
+        "trainer.accelerator": "cpu",
+        "trainer.num_sanity_val_steps": 0,
+        "trainer.enable_progress_bar": "false",
+    }
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    _module("trainer", "fit", "--config", CONFIG, *arguments)
+    logged = _logged(run / "logs", ("data/epoch_waiting", "data/epoch_samples_per_s"))
+    return {
+        "waiting": round(logged["data/epoch_waiting"], 4),
+        "samples_per_s": round(logged["data/epoch_samples_per_s"], 1),
+    }
+
+
+def make_report(found: dict[str, Facts], args: argparse.Namespace) -> dict[str, Any]:
+    """Every phase, and what the user waited for before beside it."""
+    rows = [[name, f"{facts['seconds']:.0f} s", _told(facts)] for name, facts in found.items()]
+    training = sum(found[name]["seconds"] for name in MODES)
+    total = sum(facts["seconds"] for facts in found.values())
+    low, high = BEFORE["epoch"]
+    all_low, all_high = (minutes // 60 for minutes in BEFORE["experiments"])
+    before = [
+        ["an epoch of data", f"{low}-{high} min", _epoch_now(found)],
+        ["an epoch of all three models", "", f"{training / 60:.1f} min on this CPU"],
+        [
+            "three experiments",
+            f"{all_low}-{all_high} h",
+            f"{total / 60:.0f} min: clips made and packed, streamed, an epoch of each",
+        ],
+    ]
+    model = ", ".join(f"{name} {value}" for name, value in MODEL.items())
+    return {
+        "machine": describe("torch", "lightning", "symusic", "miniaudio"),
+        "command": f"python benchmarks/experiment_10k.py --clips {args.clips}"
+        + (" --data PERCEPIANO" if args.data else ""),
+        "phases": found,
+        "before_minutes": BEFORE,
+        "tables": [
+            {
+                "title": f"{args.clips:,} ten-second clips, batches of {BATCH}, phase by phase",
+                "columns": ["phase", "time", ""],
+                "rows": rows,
+            },
+            {
+                "title": "Beside the figures before, from Drive file by file",
+                "columns": ["what", "before", "now"],
+                "rows": before,
+            },
+        ],
+        "notes": [
+            f"{total / 60:.1f} minutes in all. The model is small, for a CPU ({model}); before, a "
+            "GPU trained, and waited for data: an epoch then was as long as its data took."
+        ],
+    }
+
+
+def _epoch_now(found: dict[str, Facts]) -> str:
+    facts = found.get("mount") or found["disk"]
+    text = f"{facts['cached_epoch_s']:.0f} s from the cache"
+    if "first_epoch_s" in facts:
+        text = (
+            f"{facts['first_epoch_s']:.0f} s from a mount as slow as Drive, {text}; file by file "
+            f"there: {facts['files_epoch_s'] / 60:.0f} min"
+        )
+    return text
+
+
+def _told(facts: Facts) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in facts.items() if name != "seconds")
+
+
+def _epoch(pipe: Any) -> Facts:
+    """Seconds to the first batch and to the last."""
+    began = time.perf_counter()
+    seconds = [time.perf_counter() - began for _ in pipe]
+    return {"batch": seconds[0], "epoch": seconds[-1]}
+
+
+def _unpack(dataset: Path, folder: Path) -> Path:
+    """The first samples as files of their own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with ShardReader(dataset / _manifest(dataset).shards[0].url) as reader:
+        for row in range(FILES):
+            for extension, data in reader.read(row).items():
+                (folder / f"{row}.{extension}").write_bytes(data)
+    return folder
+
+
+def _as_files(files: Path) -> float:
+    """Seconds to read audio and MIDI of a sample that are files of their own."""
+    began = time.perf_counter()
+    for row in range(FILES):
+        for extension in ("flac", "mid"):
+            (files / f"{row}.{extension}").read_bytes()
+    return (time.perf_counter() - began) / FILES
+
+
+def _logged(folder: Path, names: tuple[str, ...]) -> Facts:
+    """The last value of scalars in TensorBoard's files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    return {name: events.Scalars(name)[-1].value for name in names}
+
+
+def _manifest(dataset: Path) -> Manifest:
+    return load_manifest((dataset / NAME).read_bytes(), name=str(dataset))
+
+
+def _module(name: str, *arguments: object) -> Facts:
+    subprocess.run([sys.executable, "-m", name, *map(str, arguments)], check=True)
+    return {}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, help="the PercePiano folder; without it, made pieces")
+    add("--work", type=Path, default=Path("build/experiment_10k"))
+    add("--out", type=Path, default=Path("build/experiment_10k.json"))
+    add("--clips", type=int, default=CLIPS)
+    add("--no-mount", dest="mount", action="store_false", help="stream from the disk: no FUSE")
+    add("--again", nargs="+", default=[], metavar="PHASE", help="phases to do once more")
+    args = parser.parse_args()
+    if args.mount and not os.path.exists("/dev/fuse"):
+        parser.error("there is no /dev/fuse for the slow mount: give --no-mount")
+    return args
+
+
+if __name__ == "__main__":
+    main()
