@@ -99,3 +99,13 @@ def test_the_headline_picture_shows_every_peer_that_ran(benchmark, tmp_path):
     drawn = (tmp_path / "headline.svg").read_text()
     assert drawn.count(">webdataset<") == drawn.count(">1,400<") == 2
     assert "broken" not in drawn
+
+
+def test_planning_of_annotations_is_read_off_its_own_benchmark(benchmark, tmp_path, monkeypatch):
+    annotations = benchmark("annotations")
+    monkeypatch.setattr(annotations, "QUICK_LINES", (200,))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (row,) = annotations.measure(tmp_path, quick=True)
+    assert row["lines"] == 200
+    assert row["s"] > 0
+    assert row["peak_MB"] >= 0

@@ -17,6 +17,7 @@ def measure(work: Path, *, quick: bool) -> list[dict[str, Any]]:
         out = work / f"{lines}.json"
         options = ["--work", str(work), "--out", str(out), "--lines", str(lines), "--rounds", "1"]
         subprocess.run([sys.executable, str(PLANNING), *options], check=True)
-        found = json.loads(out.read_text())
-        rows.append({name: found[name] for name in ("lines", "s", "peak_MB")})
+        (found,) = json.loads(out.read_text())["figures"].values()
+        seconds, peak = found["s"]["median"], found["MB more at the peak"]["median"]
+        rows.append({"lines": lines, "s": seconds, "peak_MB": peak})
     return rows
