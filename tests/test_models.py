@@ -1,5 +1,6 @@
 """trainer.models: ratings in the labels' units, whatever is padded, empty or missing."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -102,6 +103,23 @@ def test_empty_rows_and_missing_labels_leave_every_gradient_finite(mode: Mode):
     gradients = [p.grad for p in made.parameters() if p.grad is not None]
     assert gradients
     assert all(torch.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_parameter_has_a_part_in_every_step_in_bfloat16_and_checkpointed(mode: Mode):
+    """Or DistributedDataParallel would wait for it: also where a row lacks a modality."""
+    need_torchaudio(mode)
+    size = replace(SIZE, layers=2, modality_dropout=0.5, gradient_checkpointing=True)
+    made = RatingModel(mode, statistics=STATISTICS, sample_rate=RATE, size=size).train()
+    whole = batch()
+    whole["audio_frames"][0] = whole["midi_notes"][1] = 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ratings = made.normalised(whole)
+    target = made.scale.normalise(whole["labels"])
+    masked_mse(ratings, target, weight=whole["weight"]).backward()
+    without = {name for name, p in made.named_parameters() if p.grad is None}
+    assert not without
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
 
 
 def test_a_batch_without_a_single_note_is_rated():
