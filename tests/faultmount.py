@@ -24,6 +24,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 _START_S = 10.0
+_LONGEST_READ_BYTES = 16384  # short ones, so that many can fail
 
 
 def require_fuse() -> None:
@@ -109,6 +110,10 @@ def _serve(folder: str, point: str, control: str, counts: str) -> None:
     state = {"stalled": 0}
 
     class FaultFolder(SlowFolder):
+        def init_with_config(self, connection: Any, config: Any) -> None:
+            super().init_with_config(connection, config)
+            connection.max_read = _LONGEST_READ_BYTES  # libfuse wants to be told twice
+
         def read(self, path: str, size: int, offset: int, fh: int) -> Any:
             told = json.loads(Path(control).read_text())
             if path.lstrip("/") in told["stall"] and state["stalled"] < told["stalls"]:
@@ -127,7 +132,15 @@ def _serve(folder: str, point: str, control: str, counts: str) -> None:
 
     files = FaultFolder(Path(folder), Link(1e12), 0.0, fails_every=0)
     with suppress(RuntimeError):  # what libfuse returns after a signal
-        mfusepy.FUSE(files, point, foreground=True, ro=True, direct_io=True, fsname="fault")
+        mfusepy.FUSE(
+            files,
+            point,
+            foreground=True,
+            ro=True,
+            direct_io=True,
+            max_read=_LONGEST_READ_BYTES,
+            fsname="fault",
+        )
 
 
 if __name__ == "__main__":

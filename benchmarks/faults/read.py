@@ -10,6 +10,7 @@ The last line of what is printed is JSON.
 import json
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -113,6 +114,7 @@ def import_streaming() -> Any:
         ("torchvision.transforms.functional", "to_tensor"),
     ):
         module = sys.modules[name] = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
         if attribute:
             setattr(module, attribute, type(attribute, (), {}))
     import streaming
