@@ -35,12 +35,12 @@ def main() -> int:
     began = time.perf_counter()
     _finish(_fit(args, "whole"))
     whole_s = time.perf_counter() - began
-    moments = _kill(args, whole_s)
+    moments = _kill(args)
     began = time.perf_counter()
     _finish(_fit(args, "killed"))
     report = {
         "machine": describe("lightning", "torch"),
-        "command": f"python benchmarks/kills.py --kills {args.kills} --seed {args.seed}",
+        "command": f"python benchmarks/kills.py --kills {args.kills} --mode {args.mode}",
         "whole_s": round(whole_s, 1),
         "last_part_s": round(time.perf_counter() - began, 1),
         "killed_after_batches": moments,
@@ -98,19 +98,31 @@ def _finish(process: subprocess.Popen[bytes]) -> None:
         sys.exit(f"the run ended with status {process.returncode}: see the logs beside it")
 
 
-def _kill(args: argparse.Namespace, whole_s: float) -> list[int]:
-    """Start the run again and again; batches that were saved when it was killed."""
-    rng, moments = random.Random(args.seed), []
-    for _ in tqdm(range(args.kills), desc="killing"):
+def _kill(args: argparse.Namespace) -> list[int]:
+    """Start the run again and again; batches that were saved when it was killed.
+
+    The moments are drawn over the batches of the whole run, and within the time between two
+    checkpoints: waiting for the clock alone, nearly all would fall into the imports.
+    """
+    rng = random.Random(args.seed)
+    total, moments = _saved(args.work / "whole"), []
+    for least in tqdm(sorted(rng.uniform(0, total) for _ in range(args.kills)), desc="killing"):
         process = _fit(args, "killed")
+        while process.poll() is None and _saved(args.work / "killed") < least - 1:
+            time.sleep(0.02)
         try:
-            process.wait(rng.uniform(0, whole_s))
+            process.wait(rng.uniform(0, 1.5 * 60 * args.minutes))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-        state = args.work / "killed" / "run.json"
-        moments.append(json.loads(state.read_text())["batches"] if state.exists() else 0)
+        moments.append(_saved(args.work / "killed"))
     return moments
+
+
+def _saved(run: Path) -> int:
+    """Batches before the last checkpoint of a run."""
+    state = run / "run.json"
+    return int(json.loads(state.read_text())["batches"]) if state.exists() else 0
 
 
 def _compare(whole: Path, killed: Path) -> dict[str, Any]:

@@ -9,12 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 from fsspec.implementations.local import LocalFileSystem
+from runs import arguments, make_splits
+from runs import epochs as seen
 
 from trainer import destination, folder
+from trainer.__main__ import main
 from trainer.carry import Carrier, bring_back, carry
 from trainer.checkpoint import WholeCheckpoints, is_whole, newest, write
 from trainer.destination import Destination
 from trainer.folder import RunFolder
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*is not resumable"),
+]
 
 
 def step(path: Path, number: int) -> None:
@@ -122,6 +130,22 @@ def test_a_run_on_drive_lies_on_the_local_disk_and_says_how_drive_is_flushed(
     elsewhere.saved({"batches": 2})
     again = RunFolder(out, cache_dir=str(tmp_path / "other machine")).open()
     assert number_in(again.checkpoint()) == 2
+
+
+def test_a_fit_on_a_mount_goes_on_on_another_machine(tmp_path, monkeypatch, capsys):
+    """All of it, through the command line."""
+    shards, out = make_splits(tmp_path / "data"), tmp_path / "drive" / "run"
+    monkeypatch.setattr(folder, "is_far", lambda given: True)
+    for machine, epochs in (("one", 1), ("other", 2)):
+        cache = {"data__cache_dir": tmp_path / machine}
+        assert main(arguments(shards, out, trainer__max_epochs=epochs, **cache)) == 0
+    captured = capsys.readouterr()
+    assert f"bringing the run back from {out}" in captured.err
+    assert "carrying the run" in captured.out
+    assert [len(keys) for keys in seen(out).values()] == [32, 32]
+    assert json.loads((out / "run.json").read_text())["epochs"] == 2
+    assert {"config.yaml", "metrics.json", "checkpoints"} <= {path.name for path in out.iterdir()}
+    assert not list((tmp_path / "one" / "runs").glob("*/checkpoints/.*"))
 
 
 def test_an_object_store_has_whole_objects(here):

@@ -97,8 +97,13 @@ class Command(LightningCLI):
             Trainer, "trainer", fail_untyped=False, instantiate=False, skip=set(_OBJECTS)
         )
         add = parser.add_argument
-        add("--trainer.accelerator", type=str, default="auto", help="auto, cpu, gpu, mps, ...")
-        add("--trainer.strategy", type=str, default="auto", help="auto, ddp, fsdp, ...")
+        add("--trainer.accelerator", type=devices.Accelerator, default="auto", help="the device")
+        add(
+            "--trainer.strategy",
+            type=devices.Strategy,
+            default="auto",
+            help="of several devices; auto is ddp",
+        )
         add("--trainer.logger", type=bool, default=True, help="write figures for TensorBoard")
         add(
             "--trainer.precision",

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
 _AMPERE = (8, 0)  # the first with bfloat16 in its tensor cores; others only pretend
 
 

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable
 from types import TracebackType
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
 from shards.commands import plain
 from shards.errors import DataError
 from trainer.memory import OutOfMemoryError
@@ -47,7 +49,7 @@ def run(action: Callable[[], object]) -> int:
     _quieten()
     try:
         action()
-    except (DataError, OutOfMemoryError) as error:
+    except (DataError, OutOfMemoryError, MisconfigurationException) as error:
         return _fail(error)
     except pickle.UnpicklingError as error:
         return _fail(ValueError(f"{_NO_CHECKPOINT}: {str(error).splitlines()[0]}"))

@@ -2,8 +2,8 @@
 
 import fcntl
 import json
-import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -20,8 +20,6 @@ from trainer.carry import STATE, Carrier, bring_back
 from trainer.checkpoint import BEST, FOLDER, newest
 from trainer.destination import Destination, is_far
 from trainer.disk import attempt
-
-log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 LOGS = "logs"
@@ -76,7 +74,7 @@ class RunFolder:
             here = self.state()
             if there and _is_ahead(there, here):
                 self._remove_local()
-                log.warning("bringing the run back from %s ...", self.out)
+                print(f"bringing the run back from {self.out} ...", file=sys.stderr, flush=True)
                 retry(lambda: bring_back(self.path, self._destination))  # type: ignore[arg-type]
         return self
 
