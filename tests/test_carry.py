@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fsspec.implementations.local import LocalFileSystem
-from runs import arguments, make_splits
+from runs import arguments, checkpoint, make_splits
 from runs import epochs as seen
 
 from trainer import destination, folder
@@ -137,13 +137,18 @@ def test_a_fit_on_a_mount_goes_on_on_another_machine(tmp_path, monkeypatch, caps
     shards, out = make_splits(tmp_path / "data"), tmp_path / "drive" / "run"
     monkeypatch.setattr(folder, "is_far", lambda given: True)
     for machine, epochs in (("one", 1), ("other", 2)):
-        cache = {"data__cache_dir": tmp_path / machine}
+        # too fast to get better after the first epoch
+        cache = {"data__cache_dir": tmp_path / machine, "model__learning_rate": 1}
         assert main(arguments(shards, out, trainer__max_epochs=epochs, **cache)) == 0
     captured = capsys.readouterr()
     assert f"bringing the run back from {out}" in captured.err
     assert "carrying the run" in captured.out
     assert [len(keys) for keys in seen(out).values()] == [32, 32]
     assert json.loads((out / "run.json").read_text())["epochs"] == 2
+    callbacks = checkpoint(out)["callbacks"].values()
+    (kept,) = [state for state in callbacks if "best_model_score" in state]
+    best = json.loads((out / "metrics.json").read_text())["best"]
+    assert float(kept["best_model_score"]) == best["val/loss"]
     assert {"config.yaml", "metrics.json", "checkpoints"} <= {path.name for path in out.iterdir()}
     assert not list((tmp_path / "one" / "runs").glob("*/checkpoints/.*"))
 

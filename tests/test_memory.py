@@ -139,5 +139,5 @@ def test_a_run_that_stopped_early_stays_stopped(shards, tmp_path, capsys):
     assert main(given) == 0
     assert checkpoint(out)["epoch"] == 1
     assert main(given) == 0
-    assert "finished after 2 epochs" in capsys.readouterr().err
+    assert "finished early, after 2 epochs" in capsys.readouterr().err
     assert checkpoint(out)["epoch"] == 1

@@ -5,7 +5,7 @@ import sys
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from lightning.pytorch import Trainer
@@ -22,16 +22,14 @@ from trainer.failures import run
 from trainer.fitting import MOST, largest_batch
 from trainer.folder import LOGS, RunFolder, run_name
 from trainer.memory import OutOfMemoryError, advice, is_out_of_memory, shares
-from trainer.models import Mode
 from trainer.module import Rater
+from trainer.options import add_run_options, add_sections, link
 from trainer.plan import plan_of
 from trainer.sameness import differences
 from trainer.stopping import Stopped, StopSignals
 from trainer.trial import options_of
 
 _RUNS = Path("runs")
-# Of Lightning's Trainer: what takes objects, which a config could only give as classes to import.
-_OBJECTS = ("accelerator", "strategy", "logger", "callbacks", "profiler", "plugins", "precision")
 
 
 def main(name: str, argv: list[str]) -> int:
@@ -78,7 +76,6 @@ class Command(LightningCLI):
                 args=args,
                 run=run,
                 seed_everything_default=0,
-                trainer_defaults=_trainer_defaults(),
                 parser_kwargs={"prog": prog} if run else {"prog": prog, "description": None},
                 save_config_callback=None,
                 auto_configure_optimizers=False,
@@ -92,73 +89,11 @@ class Command(LightningCLI):
         return {name: known[name] for name in known if name == self._name}
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Lightning's Trainer with plain values alone: a config names no classes to import."""
-        parser.add_class_arguments(
-            Trainer, "trainer", fail_untyped=False, instantiate=False, skip=set(_OBJECTS)
-        )
-        add = parser.add_argument
-        add("--trainer.accelerator", type=devices.Accelerator, default="auto", help="the device")
-        add(
-            "--trainer.strategy",
-            type=devices.Strategy,
-            default="auto",
-            help="of several devices; auto is ddp",
-        )
-        add("--trainer.logger", type=bool, default=True, help="write figures for TensorBoard")
-        add(
-            "--trainer.precision",
-            type=devices.Precision,
-            default="auto",
-            help="auto: bf16 where the device has it, fp16 on older GPUs, float32 on a CPU",
-        )
-        parser.set_defaults({f"trainer.{name}": v for name, v in self.trainer_defaults.items()})
-        parser.add_lightning_class_args(Rater, "model")
-        parser.add_lightning_class_args(PianoData, "data")
+        add_sections(parser)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """What a run has besides, and what model and data must agree on."""
-        add = parser.add_argument
-        add(
-            "--mode",
-            type=Mode,
-            default="fusion",
-            help="what the model listens to, and all that is read",
-        )
-        add(
-            "--out",
-            type=str | None,
-            default=None,
-            help="folder of the run, or a URL; an earlier run in it goes on. "
-            "Default: runs/CONFIG-MODE",
-        )
-        add("--fresh", action="store_true", help="remove what an earlier run left in the folder")
-        add(
-            "--checkpoint_minutes",
-            type=float,
-            default=10.0,
-            help="between two checkpoints within an epoch",
-        )
-        add("--log_keys", type=bool, default=True, help="keys.jsonl: the samples of every batch")
-        add(
-            "--early_stopping",
-            type=int | None,
-            default=None,
-            help="end after so many epochs without a better validation loss",
-        )
-        add(
-            "--auto_batch_size",
-            nargs="?",
-            const="largest",
-            default="off",
-            type=Literal["off", "largest", "accumulate"],
-            help="largest: the batch size that just fits; accumulate: at most data.batch_size, "
-            "accumulated to it where it does not fit at once",
-        )
-        parser.link_arguments("mode", "model.mode")
-        parser.link_arguments("mode", "data.mode")
-        parser.link_arguments("data.sample_rate", "model.sample_rate")
-        parser.link_arguments("data.seed", "model.seed")
-        parser.link_arguments("data.statistics", "model.statistics", apply_on="instantiate")
+        add_run_options(parser)
+        link(parser)
 
     @property
     def asked(self) -> Any:
@@ -310,7 +245,12 @@ class Command(LightningCLI):
         checkpoint, state = self.asked.ckpt_path, self.folder.state()
         if checkpoint is None:
             return "a new run"
-        if state and (state["ended"] or state["epochs"] >= self.asked.trainer.max_epochs):
+        if state and state["ended"] and self.asked.early_stopping is not None:
+            return (
+                f"finished early, after {state['epochs']} epochs; leave --early_stopping out to "
+                "go on, or begin anew with --fresh"
+            )
+        if state and state["epochs"] >= self.asked.trainer.max_epochs:
             return (
                 f"finished after {state['epochs']} epochs; raise --trainer.max_epochs to go on, "
                 "or begin anew with --fresh"
@@ -332,13 +272,3 @@ def _existing(best: Path) -> Path:
     if not best.exists():
         raise ValueError(f"{best} does not exist: fit first, or name a file with --ckpt_path")
     return best
-
-
-def _trainer_defaults() -> dict[str, Any]:
-    return {
-        "max_epochs": 10,
-        "log_every_n_steps": 10,
-        "gradient_clip_val": 1.0,
-        # All of validation before the first step: the figures to compare with.
-        "num_sanity_val_steps": -1,
-    }

@@ -13,7 +13,7 @@ from torch import distributed
 from trainer import keylog, means, randomness
 from trainer.checkpoint import FOLDER, LAST, WholeCheckpoints
 from trainer.disk import attempt
-from trainer.restart import adapt, sizes
+from trainer.restart import adapt, move, sizes
 from trainer.stopping import Stopped, StopSignals
 
 
@@ -38,6 +38,7 @@ class Keeper(Checkpoint):
 
         Args:
             folder: of the run.
+            signals: what ends it.
             files: how checkpoints are written.
             minutes: between two checkpoints within an epoch; 0 saves wherever it can be.
             log_keys: whether ``keys.jsonl`` tells the samples of every batch.
@@ -68,6 +69,7 @@ class Keeper(Checkpoint):
         self._loaded = checkpoint["run"]
         self.batches = self._loaded["batches"]
         adapt(checkpoint, trainer, before=self._loaded["sizes"])
+        move(checkpoint["callbacks"], self._path.parent)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -85,14 +87,15 @@ class Keeper(Checkpoint):
         }
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if distributed.is_initialized() and trainer.world_size > 1:
+        if trainer.world_size > 1:
             self._group = distributed.new_group(backend="gloo")  # flags never wait for a GPU
         if trainer.is_global_zero:
             keylog.cut_back(self._log, batches=self.batches)
         if self._loaded:
             ranks = self._loaded["ranks"]
             randomness.restore(ranks[trainer.global_rank % len(ranks)]["random"])
-            trainer.should_stop = self._loaded["stops_early"]
+            stops = self._loaded["stops_early"] and trainer.early_stopping_callbacks
+            trainer.should_stop = bool(stops)
         self._signals.install()
         self._signals.deferred = True
         self._due_s = time.monotonic() + self._pause_s

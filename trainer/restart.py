@@ -1,5 +1,8 @@
-"""Fits a checkpoint within an epoch to another batch size, or another number of ranks."""
+"""Fits a checkpoint to another batch size, number of ranks, or folder."""
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -27,6 +30,29 @@ def adapt(checkpoint: dict[str, Any], trainer: Trainer, *, before: dict[str, int
         share = before["step_samples"] / now["step_samples"]
         for schedule in checkpoint["lr_schedulers"]:
             schedule["last_epoch"] = round(schedule["last_epoch"] * share)
+
+
+def move(callbacks: Mapping[str, dict[str, Any]], folder: Path) -> None:
+    """Let Lightning's callbacks find the best checkpoint where it lies now.
+
+    In another folder than before they would forget how good it was, and put a worse one in its
+    place. Where it is not there, that is right.
+
+    Args:
+        callbacks: their states, as loaded.
+        folder: of the checkpoints.
+    """
+    real = Path(os.path.realpath(folder))
+
+    def here(path: str) -> str:
+        return str(real / Path(path).name) if path else path
+
+    for state in callbacks.values():
+        if "best_model_path" in state and Path(here(state["best_model_path"])).is_file():
+            paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+            state |= {name: here(state[name]) for name in paths}
+            state["best_k_models"] = {here(p): score for p, score in state["best_k_models"].items()}
+            state["dirpath"] = str(real)
 
 
 def sizes(trainer: Trainer) -> dict[str, int]:
