@@ -7,9 +7,26 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from runs import Runs, arguments, assert_same_run, checkpoint, epochs, logged, make_splits, wait_for
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated")
+from trainer.__main__ import main
+from trainer.module import Rater
+from trainer.stopping import Stopped
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*is not resumable"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As in the runs that are processes of their own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +39,16 @@ def runs(tmp_path_factory) -> Runs:
     return Runs(tmp_path_factory.mktemp("said"))
 
 
+def fit(shards: Path, out: Path, **changed: object) -> list[str]:
+    """Eight batches an epoch, by threes to a step."""
+    return arguments(shards, out, trainer__accumulate_grad_batches=3, **changed)
+
+
 @pytest.fixture(scope="module")
 def whole(shards, runs, tmp_path_factory) -> Path:
     """A run that nobody disturbed."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    runs.finish(arguments(shards, out))
+    runs.finish(fit(shards, out))
     return out
 
 
@@ -40,7 +62,7 @@ def test_the_undisturbed_run_saw_every_sample_once_an_epoch(whole):
 
 def test_killed_at_any_moment_it_ends_the_same(shards, runs, whole, tmp_path):
     out, rng = tmp_path / "run", random.Random(5)
-    given = arguments(shards, out, checkpoint_minutes=0)
+    given = fit(shards, out, checkpoint_minutes=0)
     for batches in (0, 5, 17):
         process = runs.start(given)
         if wait_for(lambda least=batches: len(logged(out)) >= least, process):
@@ -52,6 +74,26 @@ def test_killed_at_any_moment_it_ends_the_same(shards, runs, whole, tmp_path):
     assert_same_run(out, whole)
 
 
+def test_killed_in_a_validation_it_goes_over_the_last_batches_and_validates_again(
+    shards, whole, tmp_path, monkeypatch
+):
+    """Behind the last batch of an epoch there is no checkpoint: Lightning would skip validation."""
+    out = tmp_path / "run"
+    given, validate = fit(shards, out, checkpoint_minutes=0), Rater.validation_step
+
+    def killed(self, *arguments):
+        if self.current_epoch == 1:
+            raise Stopped(signal.SIGTERM)
+        validate(self, *arguments)
+
+    monkeypatch.setattr(Rater, "validation_step", killed)
+    assert main(given) == 0
+    assert logged(out)[-1]["batch"] == 14
+    monkeypatch.undo()
+    assert main(given) == 0
+    assert_same_run(out, whole)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_after_the_step_and_the_same_command_goes_on(
     number, status, shards, runs, whole, tmp_path, monkeypatch
@@ -60,7 +102,7 @@ def test_a_signal_ends_it_after_the_step_and_the_same_command_goes_on(
     for name, value in {"NTASKS": "1", "PROCID": "0", "JOB_ID": "7", "JOB_NAME": "train"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     out = tmp_path / "run"
-    given = arguments(shards, out, checkpoint_minutes=0)
+    given = fit(shards, out, checkpoint_minutes=0)
     process = runs.start(given)
     assert wait_for(lambda: len(logged(out)) >= 10, process)
     os.kill(process.pid, number)
@@ -76,7 +118,7 @@ def test_a_signal_ends_it_after_the_step_and_the_same_command_goes_on(
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(shards, runs, whole, tmp_path):
     out = tmp_path / "run"
-    given = arguments(shards, out)
+    given = fit(shards, out)
     runs.finish([*given, "--trainer.max_epochs=2"])
     last = out / "checkpoints" / "last.ckpt"
     os.truncate(last, last.stat().st_size - 100)

@@ -38,6 +38,8 @@ def main(name: str, argv: list[str]) -> int:
         try:
             return run(lambda: Command([name, *argv], signals=signals))
         except Stopped as stopped:
+            if not stopped.told:
+                print(f"{name}: stopped by {stopped} before it began", file=sys.stderr)
             return stopped.status
 
 
@@ -231,6 +233,7 @@ class Command(LightningCLI):
         if state:
             where = f"in epoch {state['epoch']}, after step {state['step']}"
         self._say(f"stopped by {stopped} {where}; the same command goes on from there")
+        stopped.told = True
 
     def _out_of_memory(self, error: BaseException) -> str:
         first = str(error).strip().partition("\n")[0] or type(error).__name__

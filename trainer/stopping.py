@@ -10,7 +10,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(BaseException):
-    """The run ends because it was asked to; not an Exception, so that nobody mends it."""
+    """The run ends because it was asked to; not an Exception, so that nobody mends it.
+
+    Attributes:
+        number: of the signal.
+        told: whether somebody has said so.
+    """
+
+    told = False
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
