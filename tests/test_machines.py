@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 
 from loader import make_pipeline
 from loader.cache import ShardCache
+from shards.errors import FetchError
 
 SAMPLES = 24
 EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "6"))
@@ -74,6 +75,7 @@ class Training(RuleBasedStateMachine):
 
     def open(self, *, world, batch, workers, cache):
         """All ranks anew, at the state where they stopped."""
+        self.shape = {"world": world, "batch": batch, "workers": workers, "cache": cache}
         limit = {"cache_bytes": self.limit if cache == "raw" else 10**8}
         self.limited = cache == "raw"
         shared = {"cache": cache, "cache_dir": self.folder / cache, **limit, **self.options}
@@ -102,7 +104,11 @@ class Training(RuleBasedStateMachine):
     def step(self, steps):
         """Every rank takes a batch, as training has it."""
         for _ in range(steps):
-            batches = [next(walk, None) for walk in self.walks]
+            try:
+                batches = [next(walk, None) for walk in self.walks]
+            except FetchError:  # damaged twice in a row: a training goes on from its state
+                self.move(**self.shape, tidy=True)
+                return
             assert len({batch is None for batch in batches}) == 1, "ranks end together"
             if batches[0] is None:
                 self.walks = [iter(pipe) for pipe in self.pipes]
@@ -135,6 +141,7 @@ class Training(RuleBasedStateMachine):
     )
     def move(self, world, batch, workers, cache, tidy):
         """The processes go, politely or not, and others take over on other machines."""
+        FaultFileSystem.spoil.clear()
         if tidy:
             for pipe in self.pipes:
                 pipe.close()
@@ -186,7 +193,8 @@ class Training(RuleBasedStateMachine):
         for pipe in self.pipes:
             pipe.close()
         FaultFileSystem.reset()
-        shutil.rmtree(self.folder)
+        # those that went without a word may write for another moment
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def test_training_delivers_every_sample_once_whatever_happens(packed):
