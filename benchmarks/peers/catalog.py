@@ -49,7 +49,7 @@ COMMON = (
     "fsspec[http]",
     "librosa",
     "miniaudio==1.71",
-    "numpy==2.4.6",
+    "numpy",
     "packaging",
     "pretty_midi==0.2.11.post0",
     "pyyaml",
