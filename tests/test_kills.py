@@ -1,5 +1,6 @@
 """A run that is killed anywhere ends as one that was not: to the bit, each sample once an epoch."""
 
+import json
 import os
 import random
 import shutil
@@ -131,7 +132,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(shards, runs, w
 
 def test_another_batch_size_goes_on_in_the_midst_of_an_epoch(shards, runs, tmp_path):
     out = tmp_path / "run"
-    given = arguments(shards, out, checkpoint_minutes=0)
+    given = arguments(shards, out, checkpoint_minutes=0, trainer__max_epochs=2)
     process = runs.start(given)
     assert wait_for(lambda: len(logged(out)) >= 11, process)
     os.kill(process.pid, signal.SIGUSR1)
@@ -146,10 +147,13 @@ def test_another_batch_size_goes_on_in_the_midst_of_an_epoch(shards, runs, tmp_p
     assert "--ckpt_path" in said
     last = out / "checkpoints" / "last.ckpt"
     runs.finish([*given, smaller, f"--ckpt_path={last}"])
+    figures = json.loads((out / "metrics.json").read_text())["last"]
+    assert figures["epoch"] == stopped["epoch"] == 1
+    assert "val/loss" in figures  # the epoch that was cut in two is validated
     seen = epochs(out)
-    assert [len(keys) for keys in seen.values()] == [32, 32, 32]
+    assert [len(keys) for keys in seen.values()] == [32, 32]
     assert all(len(set(keys)) == 32 for keys in seen.values())
-    steps = stopped["global_step"] + (3 * 32 - 32 * stopped["epoch"] - position) // 2
+    steps = stopped["global_step"] + (2 * 32 - 32 * stopped["epoch"] - position) // 2
     assert checkpoint(out)["global_step"] == steps
     rate = checkpoint(out)["optimizer_states"][0]["param_groups"][0]["lr"]
     assert rate == pytest.approx(0, abs=1e-5)  # the schedule ends with the run
