@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -157,33 +158,37 @@ def make_pipeline(
         subset=subset,
         verify_hash=verify_hash,
     )
-    _warn(opened, shuffle, subset)
-    relabels = None if labels is None else read_labels(str(labels), storage_options)
-    present, names = _contents(opened, relabels)
-    recipe = Recipe(
-        fields=_fields(fields, present),
-        dimensions=_dimensions(dimensions, names),
-        sample_rate=sample_rate,
-        clip_seconds=clip_seconds,
-        crop=crop,
-        audio_dtype=_dtype_in_memory(audio_dtype, settings.device, transform),
-        midi=midi,
-        max_notes=max_notes,
-        seed=seed,
-        packed=all(source.is_packed for source in opened.sources),
-        relabels=relabels,
-        transform=transform,
-    )
-    return Pipeline(
-        opened.sources,
-        opened.store,
-        recipe,
-        settings,
-        opened.stats,
-        fingerprint=opened.fingerprint,
-        weights=opened.weights,
-        error_log=opened.folder / "errors.jsonl",
-    )
+    with ExitStack() as undone:
+        undone.callback(opened.store.close)
+        _warn(opened, shuffle, subset)
+        relabels = None if labels is None else read_labels(str(labels), storage_options)
+        present, names = _contents(opened, relabels)
+        recipe = Recipe(
+            fields=_fields(fields, present),
+            dimensions=_dimensions(dimensions, names),
+            sample_rate=sample_rate,
+            clip_seconds=clip_seconds,
+            crop=crop,
+            audio_dtype=_dtype_in_memory(audio_dtype, settings.device, transform),
+            midi=midi,
+            max_notes=max_notes,
+            seed=seed,
+            packed=all(source.is_packed for source in opened.sources),
+            relabels=relabels,
+            transform=transform,
+        )
+        pipe = Pipeline(
+            opened.sources,
+            opened.store,
+            recipe,
+            settings,
+            opened.stats,
+            fingerprint=opened.fingerprint,
+            weights=opened.weights,
+            error_log=opened.folder / "errors.jsonl",
+        )
+        undone.pop_all()  # the pipeline closes it
+        return pipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,6 +228,13 @@ def test_an_error_of_the_users_transform_names_the_sample_and_ends_everything(
     assert own_files() == []
 
 
+def test_a_pipeline_that_cannot_be_made_leaves_nothing_open(dataset):
+    tars = sorted(str(path) for path in dataset.glob("*.tar"))  # whose fields a sample has to tell
+    with pytest.raises(ValueError, match="no label 'lightness'"):
+        make_pipeline(tars, **SMALL, dimensions=["lightness"])
+    assert own_files() == []
+
+
 def test_an_error_in_the_users_loop_leaves_nothing_behind(dataset, tmp_path):
     """Without ``with`` or ``close``: the pipeline is forgotten with the loop."""
 

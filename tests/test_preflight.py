@@ -269,6 +269,7 @@ def test_the_largest_batch_follows_from_two_peaks():
     assert largest_by_line(100, 110, least=1, free_bytes=150) == 6
     assert largest_by_line(100, 110, least=1, free_bytes=99) == 0
     assert largest_by_line(100, 100, least=25, free_bytes=150) == 3
+    assert largest_by_line(0, 0, least=25, free_bytes=24) == 0
 
 
 def test_loading_is_judged_by_its_target(shards, tmp_path):

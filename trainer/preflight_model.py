@@ -136,7 +136,7 @@ def largest_by_line(one: int, two: int, *, least: int, free_bytes: int) -> int:
         least: bytes that a row takes in any case; small peaks drown in what else is allocated.
     """
     each = max(two - one, least)
-    return max(0, 1 + (free_bytes - one) // each)
+    return max(0, 1 + (free_bytes - max(one, least)) // each)
 
 
 def too_large(rows: int, fitting: int, why: str) -> Finding:
