@@ -36,7 +36,7 @@ SERVE = "serve"
 
 
 def main() -> None:
-    if sys.argv[1] == SERVE:
+    if sys.argv[1:2] == [SERVE]:
         serve(FaultyFolder(Path(sys.argv[2])), sys.argv[3], fsname="faulty")
         return
     args = _arguments()

@@ -162,8 +162,8 @@ def _make(builders: Sequence[Builder], target: Target, report: Report, *, told: 
         told: the folder where whoever is told will find the list of what was left out.
     """
     finished = [builder.make(report) for builder in builders]
-    if all(finished):
-        report.rejected += _unencodable(target)
+    if all(finished):  # what notes of the build are left may say the same again
+        report.rejected += [one for one in _unencodable(target) if one not in report.rejected]
     _tell(report, target, told)
     built = [builder.finish() for builder in builders]
     for builder in builders:  # their notes tell who was left out, so all manifests come first

@@ -20,6 +20,7 @@ from faultfs import FaultFileSystem
 from packer import ahead as building
 from packer import spool as spools
 from packer.build import build
+from packer.builder import Builder
 from packer.options import Options
 from packer.spool import encode_into, locked
 from packer.target import Target
@@ -473,6 +474,24 @@ def test_what_a_finished_dataset_leaves_out_by_now_is_told(annotations, tmp_path
     (tmp_path / "mended" / "rejected.jsonl").write_text(json.dumps(found[1]) + "\n")
     make(annotations, tmp_path / "mended", options=ONE_GROUP)
     assert not (tmp_path / "mended" / "rejected.jsonl").exists()
+
+
+def test_who_was_left_out_is_listed_once_after_an_end_behind_the_manifest(
+    annotations, tmp_path, monkeypatch
+):
+    path = _with_one_broken(annotations, tmp_path)
+    out, options = tmp_path / "out", {"options": ONE_GROUP, "max_rejected": 0.5}
+    with monkeypatch.context() as patched:
+        patched.setattr(Builder, "end", lambda self: _interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            make(path, out, **options)
+    make(path, out, **options)
+    make(path, tmp_path / "straight", **options)
+    assert tree(out) == tree(tmp_path / "straight")
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def test_what_could_not_be_encoded_is_tried_again(annotations, tmp_path, monkeypatch):
