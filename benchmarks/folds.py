@@ -15,12 +15,13 @@ _LARGE = 0.25  # of it: too much to give away
 def distinct(lines: list[Line], digests: list[str]) -> list[Line]:
     """Each performance once, with its ``excerpt``: the name of its file without the performer.
 
-    29 performances are there twice, as an excerpt of 8 bars and as one of 16. Such excerpts are
-    one, or a model would be tested on what it was taught.
+    29 performances repeat the notes of another under another name, mostly of an excerpt that
+    begins elsewhere or is longer. Such excerpts are one, or a model would be tested on what it
+    was taught.
 
     Args:
         lines: of the annotations, with ``midi_path``.
-        digests: of the contents of their files.
+        digests: of their notes.
     """
     first: dict[str, str] = {}
     same: dict[str, str] = {}

@@ -30,6 +30,7 @@ from machine import describe
 from notes import Floats, features, ridge
 from tables import markdown
 
+from shards.notes import read_notes
 from trainer.command import Command
 from trainer.models import Mode, Statistics
 from trainer.scores import figures
@@ -94,7 +95,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_notes(path.read_bytes()).table.tobytes()).hexdigest()
 
 
 def _packer(*arguments: object) -> None:
