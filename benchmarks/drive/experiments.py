@@ -86,9 +86,12 @@ class Experiments:
         command = [str(self.run.python(peer)), "-m", "benchmarks.drive.turn", way.name]
         command += ["--source", mount, "--cache", str(cache), "--samples", str(self.samples)]
         command += ["--part", str(self.part), "--epochs", str(self.epochs)]
+        command += ["--dataset", str(self.run.dataset)]
         found = in_a_session([*command, "--step-s", str(self.step_s)], limit_s=_LIMIT_S)
         scale = self.samples / self.part if way.partly else 1.0
-        waits = scale if way.name == "files copied first" else 1.0  # its first batch is the copy's
-        found["first_s"] *= waits
-        found["epochs_s"] = [seconds * scale for seconds in found["epochs_s"]]
+        copies = way.name == "files copied first"  # what grows with the samples is then in opening
+        found["first_s"] *= scale if copies else 1.0
+        first, *others = found["epochs_s"]
+        alike_s = 0.0 if copies else found["opened_s"]
+        found["epochs_s"] = [alike_s + (first - alike_s) * scale, *(s * scale for s in others)]
         return found
