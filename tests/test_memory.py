@@ -10,7 +10,8 @@ from runs import arguments, checkpoint, logged, make_splits
 
 from trainer.__main__ import main
 from trainer.devices import precision, processes, several
-from trainer.memory import is_out_of_memory, largest, shares
+from trainer.fitting import foreseen
+from trainer.memory import advice, is_out_of_memory, largest, shares
 from trainer.module import Rater
 
 pytestmark = [
@@ -90,6 +91,26 @@ def test_the_largest_is_found_by_few_tries(most):
     assert max(tried) <= max(1, 2 * most, 1)
 
 
+def test_what_a_batch_needs_follows_from_the_peaks_of_smaller_ones():
+    assert foreseen({1: 100}, 64) == 0
+    assert foreseen({1: 100, 2: 110}, 6) == 150
+    assert foreseen({1: 100, 2: 110, 4: 150}, 6) == 190
+    assert foreseen({1: 100, 2: 100}, 3, least=25) == 125
+    assert foreseen({1: 0, 2: 0}, 1, least=25) == 25
+
+
+@pytest.mark.parametrize(("size", "expected"), [(8, (4, 2)), (6, (3, 2)), (7, (1, 7))])
+def test_what_is_advised_keeps_the_step(size, expected):
+    config = {
+        "data": {"batch_size": size, "clip_seconds": 10.0},
+        "model": {},
+        "trainer": {"accumulate_grad_batches": 3, "precision": "bf16-mixed"},
+    }
+    part, parts = expected
+    asked = f"--data.batch_size {part} --trainer.accumulate_grad_batches {3 * parts} "
+    assert advice(config)[0].startswith(asked)
+
+
 def test_a_batch_is_shared_out_evenly():
     assert shares(16, fitting=5) == (4, 4)
     assert shares(16, fitting=64) == (16, 1)
@@ -101,6 +122,11 @@ def test_a_batch_is_shared_out_evenly():
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError(),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5.05 GB)"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
     ],

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import weakref
 from collections import namedtuple
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,9 +20,10 @@ from packer.options import Options
 from shards.reader import ShardReader
 from trainer import preflight_model
 from trainer.memory import OutOfMemoryError, largest
+from trainer.module import Rater
 from trainer.preflight import findings, main, read_plan
 from trainer.preflight_loading import Loaded, judge_loading
-from trainer.preflight_model import check_step, largest_by_line
+from trainer.preflight_model import check_step, too_large
 from trainer.trial import Step
 
 ROOT = Path(__file__).parent.parent
@@ -257,7 +259,7 @@ def test_a_batch_too_large_for_a_gpu_is_bisected(shards, tmp_path, monkeypatch):
     assert "a batch of 16 does not fit (CUDA out of memory); the largest that does is 6" in (
         found.text
     )
-    assert "--data.batch_size 6 --trainer.accumulate_grad_batches 3" in found.remedy
+    assert "--data.batch_size 4 --trainer.accumulate_grad_batches 4" in found.remedy
 
 
 @pytest.mark.parametrize("most", [0, 1, 5, 14, 15])
@@ -265,11 +267,32 @@ def test_the_largest_batch_that_fits_is_found(most):
     assert largest(lambda rows: rows <= most, most=15) == most
 
 
-def test_the_largest_batch_follows_from_two_peaks():
-    assert largest_by_line(100, 110, least=1, free_bytes=150) == 6
-    assert largest_by_line(100, 110, least=1, free_bytes=99) == 0
-    assert largest_by_line(100, 100, least=25, free_bytes=150) == 3
-    assert largest_by_line(0, 0, least=25, free_bytes=24) == 0
+def test_a_remedy_keeps_the_step_as_large_as_it_was(shards, tmp_path):
+    changed = {"data__batch_size": 12, "trainer__accumulate_grad_batches": 2}
+    found = too_large(read_plan(options(shards, tmp_path, **changed)), 5, "of 1 GB")
+    assert "--data.batch_size 4 --trainer.accumulate_grad_batches 6" in found.remedy
+    assert "the same 24 a step" in found.remedy
+
+
+def test_a_step_that_fails_leaves_its_memory_to_the_next(shards, tmp_path, monkeypatch):
+    """On a GPU a smaller batch would be tried with only what the failed one leaves."""
+    held = []
+
+    def training_step(self, batch, batch_idx):
+        assert not [one for one in held if one() is not None]
+        held.append(weakref.ref(self))
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+    monkeypatch.setattr(Rater, "training_step", training_step)
+    monkeypatch.setattr(preflight_model, "on_cuda", lambda plan: True)
+    plan = read_plan(options(shards, tmp_path))
+    statistics = {"rank": {"mean": 0.5, "std": 0.3}}
+    batch = preflight_model.made_up(plan, statistics, rows=2)
+    with pytest.raises(OutOfMemoryError) as failed:
+        preflight_model.try_step(plan, statistics, batch)
+    assert held[0]() is None, failed
+    (found,) = check_step(plan, statistics, batch)
+    assert "CUDNN_STATUS_ALLOC_FAILED); the largest that does is 0" in found.text
 
 
 def test_loading_is_judged_by_its_target(shards, tmp_path):

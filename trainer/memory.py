@@ -5,8 +5,15 @@ from typing import Any
 
 import torch
 
-# What PyTorch's allocators say on a CPU, as a plain RuntimeError.
-_CPU_WORDS = ("not enough memory", "can't allocate memory", "cannot allocate memory")
+# What a plain RuntimeError says: of PyTorch's allocators on a CPU and on MPS, and of what takes
+# memory of its own on a GPU (CUDNN_STATUS_ALLOC_FAILED, CUFFT_ALLOC_FAILED and the like).
+_WORDS = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "alloc_failed",
+)
 
 
 class OutOfMemoryError(Exception):
@@ -15,11 +22,9 @@ class OutOfMemoryError(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the machine has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in _CPU_WORDS
-    )
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
 
 
 def advice(config: Mapping[str, Any]) -> list[str]:
@@ -31,10 +36,11 @@ def advice(config: Mapping[str, Any]) -> list[str]:
     data, model, trainer = config["data"], config["model"], config["trainer"]
     lines = []
     if (size := data["batch_size"]) > 1:
-        half, steps = -(-size // 2), 2 * trainer["accumulate_grad_batches"]
+        part, parts = shares(size, fitting=size // 2)
         lines.append(
-            f"--data.batch_size {half} --trainer.accumulate_grad_batches {steps}"
-            "    half at a time, the same step"
+            f"--data.batch_size {part} "
+            f"--trainer.accumulate_grad_batches {parts * trainer['accumulate_grad_batches']}"
+            f"    {part} at a time, the same step"
         )
     for key, value in model.items():
         if "checkpointing" in key and value is False:

@@ -1,7 +1,6 @@
 """Can the models be built, and does a training step fit on the device?"""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 import torch
@@ -10,7 +9,8 @@ from loader.finding import Finding, State
 from loader.machine import free_memory
 from trainer.augmentation import Augmentation
 from trainer.devices import uses_cuda
-from trainer.memory import OutOfMemoryError, largest
+from trainer.fitting import foreseen, most_rows, room
+from trainer.memory import OutOfMemoryError, largest, shares
 from trainer.models import Batch, Mode, Statistics
 from trainer.module import Rater
 from trainer.plan import Plan
@@ -18,7 +18,6 @@ from trainer.preflight_loading import Loaded, batch_bytes
 from trainer.trial import Step, options_of, resized, run_step
 
 MODES: tuple[Mode, ...] = get_args(Mode)
-_ROOM = 0.9  # of what is free: other programs, and longer batches, need some
 
 
 def build(plan: Plan, mode: Mode, statistics: Statistics) -> Rater:
@@ -110,49 +109,53 @@ def check_step(
         free_bytes: of memory, on a CPU; None asks the machine.
     """
     rows = plan.batch_size
+
+    def try_rows(number: int) -> Step:
+        return try_step(plan, statistics, resized(batch, number))
+
     if not on_cuda(plan):
         free = free_memory() if free_bytes is None else free_bytes
-        peaks = [try_step(plan, statistics, resized(batch, n)).peak_bytes for n in (1, 2)]
-        least = batch_bytes(plan, 1)
-        fitting = largest_by_line(*peaks, least=least, free_bytes=round(_ROOM * free))
+        peaks = {number: try_rows(number).peak_bytes for number in (1, 2)}
+        fitting = largest_foreseen(peaks, plan, free_bytes=room(free))
         if free and fitting < rows:
-            yield too_large(rows, fitting, f"of {free / 1e9:.1f} GB free memory")
+            yield too_large(plan, fitting, f"of {free / 1e9:.1f} GB free memory")
             return
     try:
-        step = try_step(plan, statistics, resized(batch, rows))
+        step = try_rows(rows)
     except OutOfMemoryError as error:
-        fitting = largest(lambda n: _fits(plan, statistics, resized(batch, n)), most=rows - 1)
-        yield too_large(rows, fitting, str(error).splitlines()[0])
+        failed = str(error).splitlines()[0]
+    else:
+        failed = ""
+    if failed:
+        yield too_large(plan, most_rows(try_rows, most=rows - 1), failed)
         return
     yield Finding("ok", "training step", _told(plan, step, rows))
     if loaded is not None:
         yield judge_epoch(loaded.batch_s, step.seconds, loaded.steps)
 
 
-def largest_by_line(one: int, two: int, *, least: int, free_bytes: int) -> int:
-    """Rows of the largest batch that fits, by the peaks of one row and of two rows.
-
-    Args:
-        least: bytes that a row takes in any case; small peaks drown in what else is allocated.
-    """
-    each = max(two - one, least)
-    return max(0, 1 + (free_bytes - max(one, least)) // each)
+def largest_foreseen(peaks: Mapping[int, int], plan: Plan, *, free_bytes: int) -> int:
+    """Rows of the largest batch up to the plan's that will fit, by the peaks of smaller ones."""
+    least = batch_bytes(plan, 1)
+    return largest(
+        lambda rows: foreseen(peaks, rows, least=least) <= free_bytes, most=plan.batch_size
+    )
 
 
-def too_large(rows: int, fitting: int, why: str) -> Finding:
+def too_large(plan: Plan, fitting: int, why: str) -> Finding:
     """A batch that does not fit, and what to change."""
+    rows, accumulated = plan.batch_size, plan.trainer["accumulate_grad_batches"]
     text = f"a batch of {rows} does not fit ({why}); the largest that does is {fitting}"
     if not fitting:
         remedy = "a smaller model.dim or model.layers, or a shorter data.clip_seconds"
         return Finding("fail", "training step", text, remedy)
-    accumulate = math.ceil(rows / fitting)
+    part, parts = shares(rows, fitting=fitting)
     return Finding(
         "fail",
         "training step",
         text,
-        f"--data.batch_size {math.ceil(rows / accumulate)} "
-        f"--trainer.accumulate_grad_batches {accumulate}  # the same {rows} a step; or "
-        "--model.gradient_checkpointing true",
+        f"--data.batch_size {part} --trainer.accumulate_grad_batches {parts * accumulated}"
+        f"  # the same {rows * accumulated} a step; or --model.gradient_checkpointing true",
     )
 
 
@@ -166,14 +169,6 @@ def judge_epoch(loaded_s: float, step_s: float, steps: int) -> Finding:
 def on_cuda(plan: Plan) -> bool:
     """Whether the config's device is a GPU of CUDA, here."""
     return uses_cuda(plan.trainer["accelerator"])
-
-
-def _fits(plan: Plan, statistics: Statistics, batch: Batch) -> bool:
-    try:
-        try_step(plan, statistics, batch)
-    except OutOfMemoryError:
-        return False
-    return True
 
 
 def _told(plan: Plan, step: Step, rows: int) -> str:

@@ -41,30 +41,19 @@ def run_step(model: LightningModule, batch: Mapping[str, Any], options: Mapping[
     Raises:
         OutOfMemoryError: it does not fit.
     """
-    clock = _Clock()
     try:
-        with _quiet():
-            trainer = Trainer(
-                **options,
-                devices=1,
-                fast_dev_run=2,  # the first one also loads kernels, and makes the optimiser's state
-                callbacks=[clock],
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                limit_val_batches=0,
-            )
-            meter = _Meter(trainer.strategy.root_device)
-            batches: Any = DataLoader([batch, batch], batch_size=None)  # type: ignore[arg-type]
-            trainer.fit(copy.deepcopy(model), train_dataloaders=batches)
-            return Step(clock.seconds, meter.peak_bytes())
+        return _train(model, batch, options)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError(str(error)) from error
+        failed = str(error) or type(error).__name__
     finally:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    # Not from the error itself: its traceback holds the step's tensors, and a smaller step that
+    # is tried next would have only what they leave.
+    raise OutOfMemoryError(failed)
 
 
 def options_of(trainer: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,6 +70,25 @@ def resized(batch: Mapping[str, Any], rows: int) -> dict[str, Any]:
         name: value[chosen] if isinstance(value, torch.Tensor) else [value[row] for row in chosen]
         for name, value in batch.items()
     }
+
+
+def _train(model: LightningModule, batch: Mapping[str, Any], options: Mapping[str, Any]) -> Step:
+    """The step itself; all that it makes is let go with this frame."""
+    clock = _Clock()
+    with _quiet():
+        trainer = Trainer(
+            **options,
+            devices=1,
+            fast_dev_run=2,  # the first one also loads kernels, and makes the optimiser's state
+            callbacks=[clock],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        )
+        meter = _Meter(trainer.strategy.root_device)
+        batches: Any = DataLoader([batch, batch], batch_size=None)  # type: ignore[arg-type]
+        trainer.fit(copy.deepcopy(model), train_dataloaders=batches)
+        return Step(clock.seconds, meter.peak_bytes())
 
 
 @contextmanager
