@@ -29,8 +29,9 @@ class BufferPool:
         self._pinned = pinned
         self._free: deque[Block] = deque(maxlen=keep)
         # A lease may end anywhere, also within ``lease`` when it triggers garbage collection, so
-        # ending one takes no lock.
-        self._returned: deque[Block] = deque()
+        # ending one takes no lock; and it runs no Python, in which Ctrl-C would be lost.
+        self._leased: dict[int, tuple[weakref.ref[Any], Block]] = {}  # by the id of the former
+        self._returned: deque[weakref.ref[Any]] = deque()
         self._lock = threading.Lock()
 
     def lease(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -40,15 +41,16 @@ class BufferPool:
         with self._lock:
             block = self._take(size)
         # the ctypes array is what every view of the lease refers to, and nothing else does
-        lease = (ctypes.c_char * size).from_address(block.ctypes.data)
-        weakref.finalize(lease, self._returned.append, block).atexit = False
+        lease = (ctypes.c_char * size).from_buffer(block.data)
+        ended = weakref.ref(lease, self._returned.append)
+        self._leased[id(ended)] = ended, block
         array: NDArray[Any] = np.ndarray(shape, dtype=item, buffer=memoryview(lease))
         return array
 
     def _take(self, size: int) -> Block:
         """A free block that is large enough but not far too large, or a new one."""
         while self._returned:
-            self._free.append(self._returned.popleft())
+            self._free.append(self._leased.pop(id(self._returned.popleft()))[1])
         for number in range(len(self._free) - 1, -1, -1):  # the last one is in the caches yet
             block = self._free[number]
             if size <= len(block) <= size + size // 4:

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -90,10 +91,10 @@ def test_a_signal_at_any_moment_ends_it_and_the_cache_is_good(
         print(f"fault://{dataset}", tmp_path, mode, file=nursery.stdin, flush=True)
         child = int(nursery.stdout.readline())
         time.sleep(dice.uniform(0, 0.5))
-        began = time.monotonic()
         os.kill(child, number)
+        if not select.select([nursery.stdout], [], [], 15)[0]:
+            os.kill(child, signal.SIGKILL)  # or the test itself would wait for ever
         assert nursery.stdout.readline() == f"ended {-number}\n"
-        assert time.monotonic() - began < 15
     assert whole(tmp_path, dataset)
     options = {**SMALL, "cache_dir": tmp_path, "cache": mode, "cache_bytes": 10**9}
     with (
