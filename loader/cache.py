@@ -47,7 +47,8 @@ class ShardCache:
     """Files below one folder, shared by any number of processes.
 
     A file is fetched under an exclusive lock and appears by rename, so whoever asks gets it whole
-    and it is fetched once. Locks are the kernel's (flock) and vanish with a process that dies.
+    and it is fetched once. Who uses it shares another lock, and is in nobody's way who fetches it.
+    Locks are the kernel's (flock) and vanish with a process that dies.
     """
 
     def __init__(self, folder: Path, limit_bytes: int | None = None) -> None:
@@ -119,9 +120,7 @@ class ShardCache:
         while True:
             if (pin := _pin(path, stop)) is not None:
                 return pin, hit
-            # Whoever fetches the file first may then use it for long: this waits for the file,
-            # above, and never for the exclusive lock.
-            with _exclusive(path) as alone:
+            with _exclusive(_coming(path)) as alone:
                 if alone and not path.exists():
                     hit = False
                     with _locked(self.folder / "room", stop):
@@ -129,6 +128,8 @@ class ShardCache:
                         with writing(path.parent):
                             part_path(path, need_bytes).touch()  # takes the room it will need
                     fetch(path)
+            if not alone and stop.wait(_POLL_S):
+                raise InterruptedError(f"stopped while waiting for {path}")
 
     def find(self, name: str, *, stop: threading.Event) -> Pin | None:
         """The file ``name`` if it is there."""
@@ -305,9 +306,15 @@ def _touch(path: Path) -> bool:
     return True
 
 
+def _coming(path: Path) -> Path:
+    """What stands for a file that is being fetched, in the names of locks."""
+    return path.with_name(f"{path.name}.fetch")
+
+
 def _lock_path(path: Path) -> Path:
-    name = path.name if path.suffix != ".part" else path.name.rsplit(".", 2)[0]
-    return path.with_name(f".{name}.lock")
+    if path.suffix == ".part":
+        path = _coming(path.with_name(path.name.rsplit(".", 2)[0]))
+    return path.with_name(f".{path.name}.lock")
 
 
 def _lock(path: Path, kind: int, stop: threading.Event) -> int:

@@ -21,7 +21,9 @@ class Lapse:
         return time.monotonic() < self._until
 
     def begin(self, error: CacheError) -> None:
-        """Note that something could not be written."""
+        """Note that something could not be written; a lapse that lasts is not prolonged."""
+        if self.lasts:
+            return
         self._until = time.monotonic() + PATIENCE.lapse_s
         if not self._told:
             self._told = True

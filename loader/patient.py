@@ -99,5 +99,12 @@ class PatientFile(LocalFile):
 
     def close(self) -> None:
         """Give the file back; on a mount that hangs, without waiting for it."""
-        with self._lock:
+        if self._mounted:
+            threading.Thread(target=self._close, name="loader-close", daemon=True).start()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        # the lock may be held for long on a mount, by a thread that opens the file anew
+        with self._lock, suppress(OSError):  # of a file that was only read
             super().close()

@@ -73,9 +73,9 @@ class LocalFile:
         return os.preadv(self.descriptor, [buffer], offset)
 
     def close(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        descriptor, self.descriptor = self.descriptor, -1  # it is gone even where that fails
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def read_index(path: Path, *, samples: int) -> bytes:

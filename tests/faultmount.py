@@ -43,7 +43,8 @@ class Mount:
     """A mount and its child.
 
     ``set`` tells it what to do: ``share`` of reads that fail with EIO, ``stall`` the names whose
-    reads hang, ``stalls`` how many of them do. ``injected`` counts what it did.
+    reads hang, ``stalls`` how many of them do, ``flush`` those that hang when they are closed.
+    ``injected`` counts what it did.
     """
 
     def __init__(self, folder: Path, point: Path, work: Path) -> None:
@@ -52,9 +53,17 @@ class Mount:
         self._child: subprocess.Popen[bytes] | None = None
         self.set()
 
-    def set(self, *, share: float = 0.0, stall: tuple[str, ...] = (), stalls: int = 0) -> None:
+    def set(
+        self,
+        *,
+        share: float = 0.0,
+        stall: tuple[str, ...] = (),
+        stalls: int = 0,
+        flush: tuple[str, ...] = (),
+    ) -> None:
+        told = {"share": share, "stall": stall, "stalls": stalls, "flush": flush}
         draft = self._control.with_suffix(".draft")
-        draft.write_text(json.dumps({"share": share, "stall": stall, "stalls": stalls}))
+        draft.write_text(json.dumps(told))
         os.replace(draft, self._control)
 
     @property
@@ -125,6 +134,14 @@ def _serve(folder: str, point: str, control: str, counts: str) -> None:
                 self._count()
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return super().read(path, size, offset, fh)
+
+        def flush(self, path: str, fh: int) -> int:
+            name = path.lstrip("/")
+            if name in json.loads(Path(control).read_text())["flush"]:
+                self._count()
+            while name in json.loads(Path(control).read_text())["flush"]:
+                time.sleep(0.02)
+            return 0
 
         def _count(self) -> None:
             with open(counts, "ab") as file:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import corpus
@@ -303,7 +304,7 @@ def test_a_file_that_another_fetched_and_uses_is_shared_not_waited_for(tmp_path,
     exclusive = module._exclusive
 
     def other_is_first(path):
-        if path.name == "a.tar" and not pins:
+        if path.name == "a.tar.fetch" and not pins:
             monkeypatch.setattr(module, "_exclusive", exclusive)
             pins.append(get()[0])
         return exclusive(path)
@@ -320,6 +321,59 @@ def test_a_file_that_another_fetched_and_uses_is_shared_not_waited_for(tmp_path,
     assert [hit for _, hit in results] == [True]
     for pin in (pins[0], results[0][0]):
         pin.release()
+
+
+def test_what_is_discarded_while_it_is_read_comes_anew(tmp_path):
+    """One process has it open, as long as it likes: the other does not wait for that."""
+    stop, asked = threading.Event(), threading.Event()
+    one, other = ShardCache(tmp_path, 1000), ShardCache(tmp_path, 1000)
+
+    def get(cache: ShardCache):
+        return cache.acquire("d/a.tar", lambda path: path.touch(), need_bytes=0, stop=stop)
+
+    def get_and_tell() -> None:
+        with suppress(InterruptedError):
+            found.append(get(other))
+        asked.set()
+
+    found: list = []
+    pin, _ = get(one)
+    other.discard("d/a.tar")
+    threading.Thread(target=get_and_tell, daemon=True).start()
+    there = asked.wait(10)
+    pin.release()  # or a thread without end would stay
+    stop.set()
+    assert there
+    assert [hit for _, hit in found] == [False]
+    found[0][0].release()
+
+
+def test_a_wait_for_what_another_fetches_can_be_stopped(tmp_path):
+    """And a part that comes is not evicted meanwhile."""
+    stop, coming, may_end = threading.Event(), threading.Event(), threading.Event()
+    cache = ShardCache(tmp_path, 250)
+
+    def slow(path: Path) -> None:
+        coming.set()
+        may_end.wait(20)
+        transfer.part_path(path, 200).rename(path)
+
+    def fetch() -> None:
+        cache.acquire("d/a.tar", slow, need_bytes=200, stop=threading.Event())[0].release()
+
+    fetching = threading.Thread(target=fetch)
+    fetching.start()
+    assert coming.wait(10)
+    try:
+        cache.acquire("d/b.tar", lambda path: path.touch(), need_bytes=200, stop=stop)[0].release()
+        assert list(tmp_path.glob("d/a.tar.*.part"))
+        threading.Timer(0.2, stop.set).start()
+        with pytest.raises(InterruptedError):
+            cache.acquire("d/a.tar", slow, need_bytes=200, stop=stop)
+    finally:
+        may_end.set()
+        fetching.join()
+    assert (tmp_path / "d/a.tar").exists()
 
 
 def test_hits_are_shards_that_were_there_before(dataset, tmp_path):

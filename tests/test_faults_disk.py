@@ -89,6 +89,24 @@ def test_a_cache_that_has_room_again_is_used_again(dataset, disk, expected, monk
         assert len(list(disk.point.rglob("*.tar"))) == len(list(dataset.glob("*.tar")))
 
 
+def test_a_cache_with_room_again_is_used_again_however_often_it_is_asked_meanwhile(
+    dataset, disk, monkeypatch
+):
+    monkeypatch.setattr(PATIENCE, "lapse_s", 0.5)
+    options = {**SMALL, "cache_mount": True, "cache_bytes": 10**9, "cache_dir": disk.point / "c"}
+    shards, end = len(list(dataset.glob("*.tar"))), time.monotonic() + 20
+    with make_pipeline(dataset, **options) as pipe:
+        list(pipe)
+        disk.remount("size=64m")
+        while len(list(disk.point.rglob("*.tar"))) < shards and time.monotonic() < end:
+            for number in range(shards):
+                with pipe._store.reader(number):
+                    pass
+            pipe._store._close_unused()
+            time.sleep(0.01)
+    assert len(list(disk.point.rglob("*.tar"))) == shards
+
+
 def test_decoding_into_a_full_cache_is_told_and_does_no_harm(dataset, disk, expected, caplog):
     options = {**SMALL, "cache": "decoded", "cache_bytes": 10**9, "cache_dir": disk.point / "c"}
     with caplog.at_level(logging.WARNING), make_pipeline(dataset, **options) as pipe:

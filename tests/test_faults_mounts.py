@@ -173,3 +173,19 @@ def test_a_mount_that_hangs_for_good_is_told_and_closing_waits_for_nothing(
         assert time.monotonic() - began < 10
     finally:
         mount.set()
+
+
+def test_closing_does_not_wait_for_a_mount_that_hangs_when_a_file_is_closed(mount, tmp_path):
+    pipe = make_pipeline(mount.point, cache="off", cache_dir=tmp_path, shuffle=0, **SMALL)
+    list(pipe)
+    mount.set(flush=tuple(path.name for path in mount.folder.glob("*.tar")))
+    closing = threading.Thread(target=pipe.close, daemon=True)
+    try:
+        closing.start()
+        closing.join(10)
+        hangs = closing.is_alive()
+    finally:
+        mount.set()
+    closing.join(10)
+    assert not hangs
+    assert mount.injected > 0
