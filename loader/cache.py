@@ -246,7 +246,10 @@ def _modified_ns(path: Path) -> int:
 
 
 def _default_limit(folder: Path) -> int:
-    disk = shutil.disk_usage(folder)
+    try:
+        disk = shutil.disk_usage(folder)
+    except FileNotFoundError:  # it was there just now, and will be made anew
+        disk = shutil.disk_usage(folder.parent)
     reserve = max(_RESERVE_BYTES, disk.total // 10)
     used = sum(size for _, size in _files(folder))
     return max(min(used + disk.free // 2, used + disk.free - reserve), 1)
