@@ -15,12 +15,14 @@ from packer.build import build
 from packer.card import put_cards
 from packer.inputs import read_input, rules_for
 from packer.joining import PARTS, UNDIVIDED, Joined, a_record, parts_of
+from packer.journal import remove_other_shards
+from packer.locks import locked
 from packer.options import Options
 from packer.probe import Intake
 from packer.report import Report
 from packer.shard import shard_name
 from packer.splits import Dataset, open_splits
-from packer.spool import default_spool, locked
+from packer.spool import default_spool
 from packer.summary import pooled
 from packer.target import Target
 from shards.errors import AnnotationError, ManifestError
@@ -198,7 +200,9 @@ def _refuse_known(
 def _join(place: _Place, new: Manifest, packed: Path, annotations: Path) -> Manifest:
     """Put new shards beside the old ones, then what was left out and all keys, then the manifest.
 
-    Cards follow, for they are made of manifests.
+    Shards that an append which broke off left there go before the manifest: after it, an end in
+    between would leave them to whoever reads ``*.tar``. Cards follow, for they are made of
+    manifests.
     """
     target, old = place.dataset.target, place.dataset.manifest
     first = len(old.shards)
@@ -216,6 +220,7 @@ def _join(place: _Place, new: Manifest, packed: Path, annotations: Path) -> Mani
     joined = np.concatenate([_keys(place.dataset), keys])
     manifest = _pooled(old, new, shards)
     _refuse_changed(place.dataset)
+    remove_other_shards(target, {info.url for info in manifest.shards})
     _add_rejected(target, packed, annotations)
     target.write(_KEYS, joined[np.argsort(joined["hash"], kind="stable")].tobytes())
     target.write(NAME, dump_manifest(manifest))

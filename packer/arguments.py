@@ -97,7 +97,7 @@ def add_checks(add: Add) -> None:
         type=share,
         default="1%",
         metavar="SHARE",
-        help="of the annotations that may be left out; they go to rejected.jsonl",
+        help="of the annotations that may be left out without an error; rejected.jsonl lists them",
     )
     add(
         "--tolerance",

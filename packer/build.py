@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,21 @@ from packer.inputs import rules_for
 from packer.interrupt import interruptible
 from packer.joining import Joined
 from packer.journal import clear, other_datasets
+from packer.locks import locked
 from packer.options import Options
 from packer.probe import Intake
 from packer.report import Report, by_kind
 from packer.samples import read_samples
-from packer.spool import Spool, default_spool, locked
+from packer.spool import Spool, default_spool
 from packer.target import Target
 from shards.errors import AnnotationError
 from shards.faults import Kind, Rejection
+from shards.manifest import NAME
 
 log = logging.getLogger("packer")
 
 _REJECTED = "rejected.jsonl"
+_NONE = "none of its annotations can be packed"
 
 
 def build(
@@ -53,8 +56,10 @@ def build(
     """Pack an annotation file into a dataset, or one dataset a split.
 
     All annotations and their sources are checked before anything is written; files appear whole
-    and the manifest last. The same input and options give the same bytes, whatever ``workers`` and
-    ``dask``. However a build ends, the same call goes on where it stopped.
+    and the manifest last. What cannot be packed is listed in ``rejected.jsonl``; if it is too much,
+    the build ends with an error once the dataset of the rest is whole. The same input and options
+    give the same bytes, whatever ``workers`` and ``dask``. However a build ends, the same call goes
+    on where it stopped.
 
     Args:
         annotations: JSONL, one sample a line.
@@ -76,7 +81,9 @@ def build(
             cache directory.
 
     Raises:
-        AnnotationError: if more than ``max_rejected`` cannot be packed; nothing is written then.
+        AnnotationError: if more than ``max_rejected`` cannot be packed; the rest is packed then.
+            Before anything is written, if none can be packed, or a field is of two types; and for
+            ``max_rejected`` already where another dataset would be replaced or appended to.
         ManifestError: if ``out`` holds another dataset, or samples do not fit ``joined``.
         FetchError: if ``out`` cannot be written or is being written by another build, if the
             disk of ``spool`` has too little room, or if a cluster cannot be reached or does not
@@ -102,9 +109,10 @@ def build(
             progress=progress,
         )
         report = Report(annotations, samples.total, max_rejected, list(samples.rejected))
-        report.check()
+        if joined or report.is_fatal:
+            report.check()
         if not samples.segments:
-            raise AnnotationError(f"{annotations}: none of its annotations can be packed")
+            raise AnnotationError(f"{annotations}: {_NONE}")
         if joined:
             joined.require(samples.corpus.members(options))
         stop = Stop()
@@ -127,23 +135,30 @@ def build(
                 )
                 for split, each in targets.items()
             ]
-            _refuse_other_data(builders, target, targets, overwrite=overwrite)
-            built = _make(builders, target, report, told=joined.url if joined else target.url)
+            _refuse_other_data(builders, target, targets, report, overwrite=overwrite)
+            built = _make(builders, target, report, joined)
             put_cards(
                 target, {split: one.manifest for split, one in zip(targets, built, strict=True)}
             )
+            report.check(f"{target.url}/{_REJECTED}")
             return built
 
 
 def _refuse_other_data(
     builders: Sequence[Builder],
     target: Target,
-    splits: Collection[str],
+    targets: Mapping[str, Target],
+    report: Report,
     *,
     overwrite: bool,
 ) -> None:
-    """Look at all that is there before the first builder writes; clear what may be replaced."""
-    others = other_datasets(target, [split for split in splits if split], overwrite=overwrite)
+    """Look at all that is there before the first builder writes; clear what may be replaced.
+
+    A dataset is not replaced by what is left where too much is left out.
+    """
+    others = other_datasets(target, [split for split in targets if split], overwrite=overwrite)
+    if overwrite and (others or any(NAME in one.names() for one in targets.values())):
+        report.check()
     for builder in builders:
         builder.journal.refuse_other_data(overwrite=overwrite)
     for other in others:
@@ -155,16 +170,21 @@ def _name_of(annotations: Path) -> str:
     return annotations.resolve().name if annotations.is_dir() else annotations.stem
 
 
-def _make(builders: Sequence[Builder], target: Target, report: Report, *, told: str) -> list[Built]:
-    """Make all datasets, then say what was left out, and then what is there.
-
-    Args:
-        told: the folder where whoever is told will find the list of what was left out.
-    """
+def _make(
+    builders: Sequence[Builder], target: Target, report: Report, joined: Joined | None
+) -> list[Built]:
+    """Make all datasets, then say what was left out, and then what is there."""
     finished = [builder.make(report) for builder in builders]
+    if joined:
+        report.check()
     if all(finished):  # what notes of the build are left may say the same again
         report.rejected += [one for one in _unencodable(target) if one not in report.rejected]
-    _tell(report, target, told)
+    _tell(report, target, f"{joined.url if joined else target.url}/{_REJECTED}")
+    if not any(builder.samples for builder in builders):
+        for builder in builders:  # so that the next one tries again
+            builder.end()
+        report.check()
+        raise AnnotationError(f"{report.annotations}: {_NONE}")
     built = [builder.finish() for builder in builders]
     for builder in builders:  # their notes tell who was left out, so all manifests come first
         builder.end()
@@ -187,13 +207,13 @@ def _unencodable(target: Target) -> list[Rejection]:
 
 
 def _tell(report: Report, target: Target, told: str) -> None:
-    """List what is left out, and say where."""
+    """List what is left out, and say where it will be found."""
     if not report.rejected:
         target.remove(_REJECTED)
         return
     lines = report.lines()
     if _REJECTED not in target.names() or target.read(_REJECTED) != lines:
         target.write(_REJECTED, lines)
-    log.warning("%d of %d left out: %s/%s", report.left_out, report.total, told, _REJECTED)
+    log.warning("%d of %d left out: %s", report.left_out, report.total, told)
     for line in by_kind(report.rejected):
         log.warning("%s", line)

@@ -99,11 +99,17 @@ class Builder:
             for number, group in enumerate(groups):
                 carry, rejected = self._prepare(number, group, first, carrier)
                 report.rejected += self._rejections(rejected)
-                report.check()
                 carrier.submit(carry)
                 first += len(kept_samples(group.shards, rejected))
             self._done = carrier.results()
         return False
+
+    @property
+    def samples(self) -> int:
+        """How many could be packed."""
+        if self._finished is not None:
+            return self._finished.samples
+        return sum(len(done.durations) for done in self._done)
 
     def finish(self) -> Built:
         """Write the manifest, if it is not there, and what else goes with it."""

@@ -130,9 +130,7 @@ class Journal:
 
     def remove_other_shards(self, shards: Collection[str]) -> None:
         """Remove what an earlier run, planned otherwise, left beside the shards of this one."""
-        for name in self._target.names():
-            if _is_shard(name) and name.removesuffix(".idx") not in shards:
-                self._target.remove(name)
+        remove_other_shards(self._target, shards)
 
     def end(self) -> None:
         """Remove the notes: the manifest is there."""
@@ -186,6 +184,13 @@ class Journal:
 
     def _manifest(self) -> Manifest:
         return load_manifest(self._target.read(NAME), name=f"{self._target.url}/{NAME}")
+
+
+def remove_other_shards(target: Target, shards: Collection[str]) -> None:
+    """Remove shards, and their indexes, that are not among those of a manifest."""
+    for name in target.names():
+        if _is_shard(name) and name.removesuffix(".idx") not in shards:
+            target.remove(name)
 
 
 def clear(target: Target) -> None:

@@ -16,12 +16,13 @@ from packer.interrupt import interruptible
 from packer.jobs import Jobs
 from packer.joining import UNDIVIDED, Part, a_record, parts_of
 from packer.journal import kept_samples
+from packer.locks import locked
 from packer.options import Options
 from packer.probe import Intake
 from packer.samples import Samples, plan_samples, read_samples
 from packer.shard import write_shard
 from packer.splits import Dataset, open_splits
-from packer.spool import Spool, default_spool, locked, writing
+from packer.spool import Spool, default_spool, writing
 from packer.spread import spread
 from packer.verify import Verified, verify
 from shards.errors import ManifestError

@@ -33,21 +33,36 @@ class Report:
         """Number of annotations of which something cannot be packed."""
         return len({rejection.line for rejection in self.rejected})
 
-    def check(self) -> None:
-        """Raise AnnotationError if more was rejected than is allowed."""
-        fatal = any(rejection.kind in FATAL for rejection in self.rejected)
-        if not fatal and self.left_out <= (self.max_rejected or 0.0) * self.total + _ROUNDING:
+    @property
+    def is_fatal(self) -> bool:
+        """Whether something is wrong that no share of the annotations may be left out for."""
+        return any(rejection.kind in FATAL for rejection in self.rejected)
+
+    def check(self, listed: str | None = None) -> None:
+        """Raise AnnotationError if more was rejected than is allowed.
+
+        Args:
+            listed: where all of it is listed, beside a dataset that holds the rest.
+        """
+        allowed = (self.max_rejected or 0.0) * self.total + _ROUNDING
+        if not self.is_fatal and self.left_out <= allowed:
             return
-        strict = fatal or self.max_rejected is None
+        strict = self.is_fatal or self.max_rejected is None
         first = sorted(self.rejected, key=lambda rejection: rejection.line)[:_SHOWN]
-        listed = [f"{self.annotations}:{r.line}: {r.reason}" for r in first]
+        lines = [f"{self.annotations}:{r.line}: {r.reason}" for r in first]
         if len(self.rejected) > len(first):
-            listed.append(f"... and {len(self.rejected) - len(first)} more")
+            lines.append(f"... and {len(self.rejected) - len(first)} more")
         raise AnnotationError(
             f"{self.left_out} of {self.total} annotations cannot be packed:\n  "
-            + "\n  ".join(listed)
+            + "\n  ".join(lines)
             + "\n"
             + "\n".join(by_kind(self.rejected))
+            + (
+                f"\n{listed} lists them all, and the dataset beside it holds the rest"
+                if listed
+                else ""
+            )
+            + ("\nmend them and build with --overwrite," if listed else "")
             + ("" if strict else f"\nor leave them out with --max-rejected {_percent(self)}")
         )
 

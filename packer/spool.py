@@ -1,10 +1,8 @@
 """The local folder of a build: what is encoded and not yet in the target, kept for a restart."""
 
-import fcntl
 import json
 import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +16,6 @@ from packer.encode import Encoded, Job, Task, encode_recording
 from packer.interrupt import held_back
 from shards import __version__
 from shards.errors import FetchError
-from shards.mounts import file_system, is_local
 from shards.retry import FULL
 
 _BLOCKS, _PLACES, _PARTIAL = ".blocks", ".json", ".partial"
@@ -30,38 +27,6 @@ def default_spool() -> Path:
     """Where spools go when no folder is given: the user's cache directory."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(home) / "packer-spool"
-
-
-@contextmanager
-def locked(root: Path, urls: Collection[str]) -> Iterator[None]:
-    """Keep this user's other builds on this machine away from some targets, whatever their spools.
-
-    The kernel ends it with us.
-
-    Args:
-        root: folder of the spools.
-
-    Raises:
-        FetchError: if another build holds one of them, or ``root`` lies on no local disk.
-    """
-    if not is_local(root) and file_system(root) != "unknown":
-        raise FetchError(
-            f"{root}: lies on {file_system(root)}, which may go away; pass --spool with a folder "
-            "on a disk of this machine"
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    locks = Path(tempfile.gettempdir()) / f"packer-{os.getuid()}"
-    locks.mkdir(mode=0o700, exist_ok=True)
-    held: list[tuple[Path, int]] = []
-    try:
-        for url in sorted(urls):
-            path = locks / f"{_name(url)}.lock"
-            held.append((path, _lock(path, url)))
-        yield
-    finally:
-        for path, descriptor in held:
-            path.unlink(missing_ok=True)
-            os.close(descriptor)
 
 
 class Spool:
@@ -185,25 +150,6 @@ def _encode_into(job: Job, partial: Path) -> list[Encoded]:
 
 def _name(url: str) -> str:
     return sha256(url.encode()).hexdigest()[:16]
-
-
-def _lock(path: Path, url: str) -> int:
-    """A descriptor that holds the lock, whose file is still the one of that name."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            raise FetchError(
-                f"{url}: another build on this machine writes there; wait for it, or choose "
-                "another folder"
-            ) from None
-        except FileNotFoundError:  # who held it before removed it after we had opened it
-            pass
-        os.close(descriptor)
 
 
 def _crc32(path: Path) -> int:

@@ -22,6 +22,7 @@ import soxr
 from packer.__main__ import main
 from packer.build import build
 from packer.options import Options
+from packer.verify import verify
 from shards.errors import AnnotationError, DataError, ManifestError
 from shards.manifest import FORMAT_VERSION, Manifest, load_manifest
 from shards.reader import ShardReader
@@ -618,7 +619,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_bad_input_is_named_and_nothing_is_written(tmp_path, caplog, fault):
+def test_bad_input_is_named_and_left_out(tmp_path, caplog, fault):
     line, message = BAD[fault]
     _faulty(tmp_path)
     good = GOOD | {"x": 1} if fault == "two types" else GOOD
@@ -628,8 +629,12 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, caplog, fault):
     before = tree(tmp_path)
     assert main(["build", str(path), "--out", str(tmp_path / "new" / "out")]) == 1
     assert re.search(f"annotations.jsonl.*{message}", caplog.text, re.DOTALL)
-    assert tree(tmp_path) == before
-    assert not (tmp_path / "new").exists()
+    out = tmp_path / "new" / "out"
+    if fault == "two types":
+        assert tree(tmp_path) == before
+    else:
+        assert len(samples(out)) == 1
+        assert [one["line"] for one in rejections(out)] == [2]
 
 
 @pytest.mark.parametrize(
@@ -690,8 +695,9 @@ def test_a_share_of_the_annotations_may_be_left_out(tmp_path):
     path = write_lines(tmp_path, lines)
     arguments = ["build", str(path), "--out", str(tmp_path / "out"), "--workers", "0"]
     assert main([*arguments, "--max-rejected", "12%"]) == 1
-    assert not (tmp_path / "out").exists()
+    whole = tree(tmp_path / "out")
     assert main([*arguments, "--max-rejected", "12.5%"]) == 0
+    assert tree(tmp_path / "out") == whole
     assert set(samples(tmp_path / "out")) == {f"k{n}" for n in range(8)} - {"k3"}
     (rejection,) = rejections(tmp_path / "out")
     assert rejection["line"] == 4
@@ -714,8 +720,8 @@ def test_a_recording_that_breaks_off_is_found_while_encoding(corpus, tmp_path):
     path.write_text("\n".join(map(json.dumps, [*clips(0), line])))
     with pytest.raises(DataError, match=r"broken\.jsonl:5: .*b\.flac"):
         make(path, tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*.tar"))
     make(path, tmp_path / "left", max_rejected=0.2)
+    assert tree(tmp_path / "out") == tree(tmp_path / "left")
     assert len(samples(tmp_path / "left")) == 4
     assert [rejection["line"] for rejection in rejections(tmp_path / "left")] == [5]
     before = (tmp_path / "left" / "rejected.jsonl").read_bytes()
@@ -746,6 +752,43 @@ def test_rejections_of_a_dataset_that_was_replaced_are_gone(tmp_path):
     assert (tmp_path / "out" / "rejected.jsonl").exists()
     make(write_lines(tmp_path, [GOOD]), tmp_path / "out", overwrite=True)
     assert not (tmp_path / "out" / "rejected.jsonl").exists()
+
+
+def test_all_that_is_too_much_is_listed_beside_a_whole_dataset(tmp_path, caplog):
+    _faulty(tmp_path)
+    gone = [{"audio_path": f"gone{number}.wav"} for number in range(30)]
+    path = write_lines(tmp_path, [GOOD, *gone])
+    for _ in range(2):  # made, and found complete
+        with pytest.raises(AnnotationError, match="30 of 31") as error:
+            make(path, tmp_path / "out", max_rejected=0.5)
+        assert f"{tmp_path}/out/rejected.jsonl lists them all" in str(error.value)
+        assert [one["line"] for one in rejections(tmp_path / "out")] == list(range(2, 32))
+    assert len(samples(tmp_path / "out")) == 1
+    assert not any(one.faults for one in verify(str(tmp_path / "out"), workers=0, progress=False))
+    assert not [name for name in tree(tmp_path / "out") if name.startswith("build")]
+
+
+@pytest.mark.parametrize("split", [{}, {"a": 0.5, "b": 0.5}])
+def test_a_dataset_is_not_replaced_by_what_is_left_of_another(tmp_path, split):
+    _faulty(tmp_path)
+    make(write_lines(tmp_path, [GOOD]), tmp_path / "out")
+    before = tree(tmp_path / "out")
+    record(tmp_path / "other.wav", 2)
+    lines = [GOOD, GOOD | {"audio_path": "other.wav"}, {"audio_path": "gone.wav"}]
+    path = write_lines(tmp_path, lines)
+    with pytest.raises(AnnotationError, match="1 of 3"):
+        make(path, tmp_path / "out", options=Options(split=split), overwrite=True)
+    assert tree(tmp_path / "out") == before
+
+
+def test_a_dataset_of_nothing_is_an_error_that_lists_why(tmp_path):
+    _broken_off(tmp_path / "b.wav")
+    path = tmp_path / "broken.jsonl"
+    path.write_text(json.dumps({"audio_path": "b.flac"}) + "\n")
+    with pytest.raises(AnnotationError, match="none of its annotations"):
+        make(path, tmp_path / "out", max_rejected=1.0)
+    assert [one["line"] for one in rejections(tmp_path / "out")] == [1]
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 # --- elsewhere

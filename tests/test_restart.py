@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -18,11 +19,13 @@ import pytest
 from faultfs import FaultFileSystem
 
 from packer import ahead as building
+from packer import locks
 from packer import spool as spools
 from packer.build import build
 from packer.builder import Builder
+from packer.locks import locked
 from packer.options import Options
-from packer.spool import encode_into, locked
+from packer.spool import encode_into
 from packer.target import Target
 from shards import retry
 from shards.errors import AnnotationError, FetchError
@@ -273,7 +276,7 @@ def test_other_annotations_keep_of_a_spool_what_is_theirs(annotations, tmp_path,
 
 
 def test_a_spool_that_may_go_away_is_refused(annotations, tmp_path, monkeypatch):
-    monkeypatch.setattr(spools, "is_local", lambda path: False)
+    monkeypatch.setattr(locks, "is_local", lambda path: False)
     with pytest.raises(FetchError, match=r"lies on .*pass --spool"):
         make(annotations, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -413,6 +416,50 @@ def test_splits_and_their_folder_are_locked_alike(annotations, tmp_path):
             make(annotations, tmp_path / "out", options=split)
 
 
+def test_a_build_that_would_clear_away_what_is_written_below_it_is_refused(
+    annotations, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    out = tmp_path / "out"
+    split = Options(sample_rate=8000, split={"train": 2, "val": 1})
+    make(annotations, out, options=split)
+    before = tree(out)
+    with locked(spools.default_spool(), [Target(str(out / "val")).identity]):
+        with pytest.raises(FetchError, match="another build"):
+            make(annotations, out, overwrite=True)
+        assert tree(out) == before
+        with locked(spools.default_spool(), [Target(str(out / "train")).identity]):
+            pass  # neighbours do not mind each other
+        with pytest.raises(FetchError, match="another build"):  # one of both has ended
+            make(annotations, out, overwrite=True)
+    make(annotations, out, overwrite=True)
+    assert not list(tmp_path.glob("packer-*/*"))
+
+
+@pytest.mark.parametrize("fault", ["link", "mode", "owner"])
+def test_locks_lie_in_a_folder_that_nobody_else_can_change(
+    annotations, tmp_path, monkeypatch, fault
+):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    folder = temporary / f"packer-{os.getuid()}"
+    if fault == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif fault == "mode":
+        folder.mkdir()
+        folder.chmod(0o777)
+    else:
+        user = os.getuid() + 1
+        monkeypatch.setattr(os, "getuid", lambda: user)
+        folder = temporary / f"packer-{user}"
+    told = {"link": "is a link", "mode": "has mode 0777", "owner": "belongs to the user"}[fault]
+    with pytest.raises(FetchError, match=f"{folder}: {told}.*remove it, or set TMPDIR"):
+        make(annotations, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 # --- what is left out
 
 
@@ -501,8 +548,17 @@ def test_what_could_not_be_encoded_is_tried_again(annotations, tmp_path, monkeyp
     def failing(job):
         return [replace(place, reason="as told") for place in encode(job)]
 
+    def ending(job):
+        if list((tmp_path / "cache").rglob("*.json")):
+            raise KeyboardInterrupt
+        return failing(job)
+
     monkeypatch.setattr(spools, "encode_recording", failing)
     with pytest.raises(AnnotationError, match="as told"):
+        make(annotations, tmp_path / "out", options=ONE_GROUP)
+    assert tree(tmp_path / "out").keys() == {"rejected.jsonl"}
+    monkeypatch.setattr(spools, "encode_recording", ending)
+    with pytest.raises(KeyboardInterrupt):
         make(annotations, tmp_path / "out", options=ONE_GROUP)
     assert list((tmp_path / "cache").rglob("*.json"))
     monkeypatch.setattr(spools, "encode_recording", encode)

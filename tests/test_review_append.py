@@ -197,6 +197,40 @@ def test_the_list_of_what_was_left_out_is_where_it_is_said(tmp_path, monkeypatch
     assert (line["annotations"], line["line"]) == ("b.jsonl", 2)
 
 
+@pytest.mark.parametrize("obstacle", ["keys.bin", NAME, "README.md"])
+def test_shards_that_a_broken_append_left_are_not_given_to_anybody(tmp_path, monkeypatch, obstacle):
+    """The card's ``*.tar`` would name them, and no manifest."""
+    out = tmp_path / "out"
+    make(write_lines(tmp_path, "a.jsonl", 0), out, shard_bytes=1)
+    many, fewer = write_lines(tmp_path, "b.jsonl", 1, 2, 3), write_lines(tmp_path, "c.jsonl", 4)
+    write = Target.write
+
+    def killed(at: str) -> Callable[[Target, str, bytes], None]:
+        def end_at(target: Target, name: str, data: bytes) -> None:
+            if name == at and target.url == str(out):
+                raise KeyboardInterrupt
+            write(target, name, data)
+
+        return end_at
+
+    monkeypatch.setattr(Target, "write", killed("keys.bin"))
+    with pytest.raises(KeyboardInterrupt):
+        add(many, out)
+    assert len(list(out.glob("*.tar"))) == 4
+    if obstacle != "keys.bin":
+        monkeypatch.setattr(Target, "write", killed(obstacle))
+        with pytest.raises(KeyboardInterrupt):
+            add(fewer, out)
+    monkeypatch.undo()
+    if obstacle != "README.md":
+        add(fewer, out)
+    shards = load_manifest((out / NAME).read_bytes(), name="").shards
+    assert len(shards) == 2
+    named = {f"{info.url}{end}" for info in shards for end in ("", ".idx")}
+    assert {path.name for path in out.glob("shard-*")} == named
+    assert is_whole(out)
+
+
 # --- splits
 
 
