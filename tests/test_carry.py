@@ -168,8 +168,10 @@ def test_an_object_store_has_whole_objects(here):
     assert set(target.sizes()) == {
         *("checkpoints/last.ckpt", "checkpoints/previous.ckpt", "keys.jsonl", "run.json"),
     }
-    target.remove()
-    assert target.sizes() == {}
+    target.remove(["checkpoints/last.ckpt", "run.json", "is-not-there"])
+    assert set(target.sizes()) == {"checkpoints/previous.ckpt", "keys.jsonl"}
+    assert sorted(target.names()) == ["checkpoints", "keys.jsonl"]
+    assert Destination("memory://bucket/nowhere").names() == []
 
 
 def test_a_full_disk_leaves_the_checkpoints_that_were_there(here, monkeypatch, caplog):

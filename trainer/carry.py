@@ -11,12 +11,11 @@ from loader.disk import write_whole
 from shards.retry import network_errors
 from trainer.checkpoint import FOLDER, LAST, PREVIOUS
 from trainer.destination import Destination
+from trainer.parts import CARRIED, STATE
 
 log = logging.getLogger(__name__)
 
-_NOTES = ".carried.json"
 _LAST, _PREVIOUS = f"{FOLDER}/{LAST}", f"{FOLDER}/{PREVIOUS}"
-STATE = "run.json"
 # Announced by the others: a reader that sees one of these finds what it speaks of.
 _ORDER = {_LAST: 1, STATE: 2}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
@@ -105,7 +104,7 @@ def carry(folder: Path, destination: Destination) -> list[str]:
                 _keep_previous(destination)
             destination.put(file, found[0], name)
             notes[name] = found
-            write_whole(folder / _NOTES, json.dumps(notes).encode())
+            write_whole(folder / CARRIED, json.dumps(notes).encode())
             carried.append(name)
     return carried
 
@@ -122,7 +121,7 @@ def bring_back(folder: Path, destination: Destination) -> list[str]:
         destination.fetch(name, folder / name)
         with (folder / name).open("rb") as file:
             notes[name] = _stamp(file.fileno())
-    write_whole(folder / _NOTES, json.dumps(notes).encode())
+    write_whole(folder / CARRIED, json.dumps(notes).encode())
     return names
 
 
@@ -147,7 +146,7 @@ def _stamp(descriptor: int) -> Stamp:
 
 def _read_notes(folder: Path) -> dict[str, Stamp]:
     try:
-        notes: dict[str, Stamp] = json.loads((folder / _NOTES).read_text())
+        notes: dict[str, Stamp] = json.loads((folder / CARRIED).read_text())
     except (FileNotFoundError, ValueError):
         return {}
     return notes

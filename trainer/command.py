@@ -20,10 +20,11 @@ from trainer.checks import require_fit
 from trainer.data import PianoData
 from trainer.failures import run
 from trainer.fitting import MOST, largest_batch
-from trainer.folder import LOGS, RunFolder, run_name
+from trainer.folder import RunFolder, run_name
 from trainer.memory import OutOfMemoryError, advice, is_out_of_memory, shares
 from trainer.module import Rater
 from trainer.options import add_run_options, add_sections, link
+from trainer.parts import LOGS
 from trainer.plan import plan_of
 from trainer.sameness import differences
 from trainer.stopping import Stopped, StopSignals
@@ -168,6 +169,8 @@ class Command(LightningCLI):
         if asked.trainer.fast_dev_run:
             return  # leaves nothing behind, and goes on from nothing
         if _is_first():
+            if asked.fresh:
+                folder.require_run()
             self._held.enter_context(folder.occupied())
             if asked.fresh:
                 folder.clear()

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,10 +86,21 @@ class Destination:
         else:
             self._fs.mv(f"{self._path}/{name}", f"{self._path}/{new}")
 
-    def remove(self) -> None:
-        """Take away everything below it."""
-        if self._fs.exists(self._path):
-            self._fs.rm(self._path, recursive=True)
+    def names(self) -> list[str]:
+        """What lies in it, not below; empty if it is not there."""
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.ls(self._path, detail=False)
+        except FileNotFoundError:
+            return []
+        names = [str(one).rstrip("/").removeprefix(self._path).strip("/") for one in found]
+        return [name for name in names if name]  # a store may list the folder itself
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Take files away, and nothing else."""
+        for name in names:
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(f"{self._path}/{name}")
 
     def _put_object(self, file: BinaryIO, size: int, path: str) -> None:
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +15,15 @@ import yaml
 from loader.cache import default_folder
 from loader.disk import write_whole
 from shards.retry import retry
-from trainer.carry import STATE, Carrier, bring_back
+from trainer.carry import Carrier, bring_back
 from trainer.checkpoint import BEST, FOLDER, newest
 from trainer.destination import Destination, is_far
 from trainer.disk import attempt
+from trainer.parts import CONFIG, STATE, is_part, is_run
 
-CONFIG = "config.yaml"
-LOGS = "logs"
-_PARTS = (CONFIG, STATE, FOLDER, LOGS)
 _LOCK = ".lock"  # held while a fit runs; a process that dies lets go of it
 _LAST_WAIT_S = 600.0
+_SHOWN = 3
 
 
 class RunFolder:
@@ -112,11 +110,28 @@ class RunFolder:
         """The checkpoint of the lowest validation loss."""
         return self.path / FOLDER / BEST
 
+    def require_run(self) -> None:
+        """Whatever else lies there, it is to be beside a run, and not the content of a disk.
+
+        Raises:
+            ValueError: if the folder holds something, and no run.
+        """
+        far = self._destination
+        read, names = self._read, _names(self.path)
+        if far is not None:
+            read, names = (lambda name: retry(lambda: far.read(name))), retry(far.names)
+        if not names or is_run(read(STATE), read(CONFIG)):
+            return
+        raise ValueError(
+            f"--fresh: {self.out} holds {', '.join(sorted(names)[:_SHOWN])} and no run: leave "
+            "--fresh out to begin one beside that, or give a folder of its own with --out"
+        )
+
     def clear(self) -> None:
-        """Remove what an earlier run left."""
+        """Remove what an earlier run left; what others put beside it stays."""
         self._remove_local()
-        if self._destination is not None:
-            retry(self._destination.remove)
+        if (far := self._destination) is not None:
+            retry(lambda: far.remove([name for name in far.sizes() if is_part(name)]))
 
     def begin(self, config: dict[str, Any]) -> None:
         """Write down what a run is started with, or goes on with, and begin to carry it."""
@@ -169,13 +184,13 @@ class RunFolder:
         self._carrier = None
 
     def _remove_local(self) -> None:
-        if not self.path.is_dir():
-            return
-        for path in self.path.iterdir():
-            if path.is_dir() and path.name in _PARTS:
-                shutil.rmtree(path)
-            elif path.is_file() and path.name != _LOCK:
+        for path in self.path.rglob("*"):
+            if path.is_file() and is_part(path.relative_to(self.path).as_posix()):
                 path.unlink()
+
+    def _read(self, name: str) -> bytes | None:
+        path = self.path / name
+        return path.read_bytes() if path.is_file() else None
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
@@ -194,6 +209,11 @@ def run_name(configs: list[Any] | None, mode: str) -> str:
 def _is_ahead(there: dict[str, Any], here: dict[str, Any]) -> bool:
     """Whether a destination's run is another one, or further, than the one on this machine."""
     return bool(there["id"] != here.get("id") or there["batches"] > here["batches"])
+
+
+def _names(folder: Path) -> list[str]:
+    """What lies in a folder, if it is there, but for the lock of a fit."""
+    return [path.name for path in folder.iterdir() if path.name != _LOCK] if folder.is_dir() else []
 
 
 def _parsed(data: bytes | None) -> dict[str, Any]:

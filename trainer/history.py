@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from trainer.disk import attempt
+from trainer.parts import FIGURES
 from trainer.telemetry import PREFIX
 
-NAME = "metrics.json"
 Figures = dict[str, float | None]
 
 
@@ -34,7 +34,7 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         figures = _figures(trainer.callback_metrics) | {"epoch": trainer.current_epoch}
         self.epochs = updated(self.epochs, figures)
-        path = Path(trainer.default_root_dir) / NAME
+        path = Path(trainer.default_root_dir) / FIGURES
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             with attempt(path):
                 _write(path, self.epochs)
@@ -69,7 +69,7 @@ def summary(epochs: Mapping[str, Figures], *, folder: str) -> str:
     baseline = _shown(last.get("val/mse_mean_baseline"))
     return (
         f"{change('train/loss')}, {change('val/loss')} (best {_shown(best.get('val/loss'))} in "
-        f"epoch {best['epoch']}; rating at the mean: {baseline}); figures in {folder}/{NAME}"
+        f"epoch {best['epoch']}; rating at the mean: {baseline}); figures in {folder}/{FIGURES}"
     )
 
 

@@ -17,10 +17,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from loader.disk import write_whole
 from trainer.drawing import Series, as_svg, curves
-from trainer.folder import CONFIG
 from trainer.outcomes import Outcome, Outcomes, scatters
+from trainer.parts import CONFIG, REPORT
 
-NAME = "report.html"
 _FURTHEST = 12
 _FIGURES = ("r2", "pearson", "spearman", "mae")
 _PACKAGES = ("torch", "lightning", "clavier-data")
@@ -85,7 +84,7 @@ class Report(Callback):
             config=_config(trainer),
             machine=describe_machine(trainer.strategy.root_device),
         )
-        write_whole(folder / NAME, page(run).encode())
+        write_whole(folder / REPORT, page(run).encode())
 
 
 def page(run: Run) -> str:

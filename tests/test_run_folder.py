@@ -1,0 +1,80 @@
+"""trainer.folder: a run takes from a folder what is its own, and writes to a mount that is there."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from runs import arguments, make_splits
+
+from trainer import folder
+from trainer.__main__ import main
+from trainer.folder import RunFolder
+
+CONFIG = {"mode": "midi", "data": {}, "model": {}, "trainer": {}}
+OTHERS = ("thesis.txt", "logs/of-mine.txt", "checkpoints/mine.ckpt", "keep/run.json")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*is not resumable"),
+]
+
+
+def put(path: Path, *names: str) -> None:
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("")
+
+
+def files(path: Path) -> set[str]:
+    return {one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file()}
+
+
+@pytest.fixture(params=["local", "far"])
+def out(request, tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(folder, "is_far", lambda given: request.param == "far")
+    monkeypatch.setenv("SHARD_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def test_a_folder_that_holds_no_run_is_not_cleared(out):
+    put(out, *OTHERS)
+    (out / "config.yaml").write_text(yaml.safe_dump({"somebody": "else"}))
+    with pytest.raises(ValueError, match="and no run"):
+        RunFolder(str(out)).require_run()
+
+
+@pytest.mark.parametrize("mark", ["run.json", "config.yaml"])
+def test_a_run_is_cleared_and_what_lies_beside_it_stays(out, mark):
+    put(out, *OTHERS, "metrics.json", "report.html", "checkpoints/last.ckpt", "keys.jsonl")
+    put(out, "checkpoints/best.ckpt", "logs/events.out.tfevents.1.host", "logs/hparams.yaml")
+    found = {"id": "a", "batches": 1} if mark == "run.json" else CONFIG
+    (out / mark).write_text(json.dumps(found))
+    run = RunFolder(str(out))
+    run.require_run()
+    run.clear()
+    assert files(out) == set(OTHERS)
+
+
+def test_an_empty_folder_or_none_may_be_begun_in(out):
+    RunFolder(str(out)).require_run()
+    RunFolder(str(out / "none")).require_run()
+
+
+def test_a_fit_leaves_nothing_that_it_would_not_clear(tmp_path):
+    shards, out = make_splits(tmp_path / "data", samples=20), tmp_path / "run"
+    given = arguments(shards, out, trainer__max_epochs=1, trainer__logger="true")
+    assert main(given) == 0
+    assert {"report.html", "logs/hparams.yaml", "metrics.json"} <= files(out)
+    put(out, ".metrics.json.12-34.draft", "checkpoints/.last.ckpt.draft")
+    RunFolder(str(out)).clear()
+    assert files(out) == {".lock"}
+
+
+def test_fresh_is_refused_where_it_would_wipe_a_folder(tmp_path, capsys):
+    shards, out = make_splits(tmp_path / "data", samples=20), tmp_path / "mine"
+    put(out, *OTHERS)
+    assert main([*arguments(shards, out), "--fresh"]) == 1
+    assert "--fresh" in capsys.readouterr().err
+    assert files(out) == set(OTHERS)
