@@ -251,8 +251,13 @@ def _default_limit(folder: Path) -> int:
     except FileNotFoundError:  # it was there just now, and will be made anew
         disk = shutil.disk_usage(folder.parent)
     reserve = max(_RESERVE_BYTES, disk.total // 10)
-    used = sum(size for _, size in _files(folder))
+    used = held_bytes(folder)
     return max(min(used + disk.free // 2, used + disk.free - reserve), 1)
+
+
+def held_bytes(folder: Path) -> int:
+    """Bytes of the shards in a cache; they make room for others. 0 where there is none."""
+    return sum(size for _, size in _files(folder))
 
 
 def _files(folder: Path) -> list[tuple[str, int]]:

@@ -23,7 +23,9 @@ from trainer.memory import OutOfMemoryError, largest
 from trainer.module import Rater
 from trainer.preflight import findings, main, read_plan
 from trainer.preflight_loading import Loaded, judge_loading
+from trainer.preflight_machine import judge_cache_room, mixed
 from trainer.preflight_model import check_step, too_large
+from trainer.preflight_shards import open_splits
 from trainer.trial import Step
 
 ROOT = Path(__file__).parent.parent
@@ -108,6 +110,12 @@ def test_drive_that_is_not_mounted(tmp_path):
     assert "drive.mount" in found["train shards"].remedy
 
 
+def test_a_run_on_drive_that_is_not_mounted(shards, tmp_path):
+    found = bad(looked(options(shards, tmp_path, out="/content/drive/MyDrive/run")))
+    assert "Drive is not mounted" in found["run folder"].text
+    assert "drive.mount" in found["run folder"].remedy
+
+
 def test_shards_that_are_read_slowly(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(places, "sample_reads", lambda files: ReadRate(0.15, 2e6))
     found = {one.subject: one for one in looked(options(shards, tmp_path))}
@@ -170,6 +178,27 @@ def test_a_full_disk(shards, tmp_path, monkeypatch):
     found = bad(looked(options(shards, tmp_path, data__cache="decoded")))
     assert "0.0 free" in found["cache"].text
     assert found["cache"].remedy.endswith("--data.cache_dir /another/disk")
+
+
+@pytest.mark.parametrize(
+    ("free", "state"),
+    [(30 * 10**9, "ok"), (17 * 10**9 // 2, "warn"), (5 * 10**9, "warn"), (10**9, "fail")],
+)
+def test_what_is_cached_already_needs_no_more_room(tmp_path, monkeypatch, free, state):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**11, 10**11, free))
+    (tmp_path / "dataset").mkdir()
+    with (tmp_path / "dataset" / "0.tar").open("wb") as file:
+        file.truncate(12 * 10**9)
+    found = judge_cache_room(tmp_path, 20 * 10**9, least=14 * 10**9)
+    assert found.state == state
+    assert ("fetched again" in found.text) == (free == 5 * 10**9)
+
+
+@pytest.mark.parametrize(("shuffle", "share"), [("full", 1.0), (8, 0.25), (0, 0.125), (99, 1.0)])
+def test_what_is_in_use_at_a_time_is_the_window(shards, tmp_path, shuffle, share):
+    plan = read_plan(options(shards, tmp_path, data__shuffle=shuffle))
+    assert mixed(plan, open_splits(plan)[0]) == share
 
 
 def test_torchaudio_that_does_not_import(shards, tmp_path, monkeypatch):

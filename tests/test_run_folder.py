@@ -1,5 +1,7 @@
-"""trainer.folder: a run takes from a folder what is its own, and writes to a mount that is there."""
+"""trainer.folder: a run takes from a folder its own, and writes to a mount that is there."""
 
+import errno
+import io
 import json
 from pathlib import Path
 
@@ -7,8 +9,10 @@ import pytest
 import yaml
 from runs import arguments, make_splits
 
-from trainer import folder
+from trainer import destination, folder
 from trainer.__main__ import main
+from trainer.carry import Carrier
+from trainer.destination import Destination
 from trainer.folder import RunFolder
 
 CONFIG = {"mode": "midi", "data": {}, "model": {}, "trainer": {}}
@@ -78,3 +82,57 @@ def test_fresh_is_refused_where_it_would_wipe_a_folder(tmp_path, capsys):
     assert main([*arguments(shards, out), "--fresh"]) == 1
     assert "--fresh" in capsys.readouterr().err
     assert files(out) == set(OTHERS)
+
+
+# --- a mount that goes away
+
+
+@pytest.fixture
+def mounted(monkeypatch) -> dict[Path, bool]:
+    """Folders that count as mounts while they are true."""
+    mounts: dict[Path, bool] = {}
+
+    def is_local(path: Path) -> bool:
+        return not any(there and path.is_relative_to(mount) for mount, there in mounts.items())
+
+    monkeypatch.setattr(destination, "is_local", is_local)
+    return mounts
+
+
+def test_nothing_is_done_on_the_disk_below_a_mount_that_went_away(tmp_path, mounted):
+    mounted[tmp_path / "drive"] = True
+    out = tmp_path / "drive" / "MyDrive" / "run"
+    target = Destination(str(out))
+    target.put(io.BytesIO(b"{}"), 2, "run.json")
+    assert target.read("run.json") == b"{}"
+    mounted[tmp_path / "drive"] = False
+    actions = (
+        lambda: target.put(io.BytesIO(b"1"), 1, "checkpoints/last.ckpt"),
+        lambda: target.read("run.json"),
+        lambda: target.rename("run.json", "other.json"),
+        lambda: target.fetch("run.json", tmp_path / "fetched"),
+        lambda: target.remove(["run.json"]),
+        target.names,
+        target.sizes,
+    )
+    for action in actions:
+        with pytest.raises(OSError, match="not mounted") as raised:
+            action()
+        assert raised.value.errno == errno.ENODEV
+    assert files(out) == {"run.json"}
+
+
+def test_a_file_counts_as_carried_only_if_the_mount_is_still_there(tmp_path, mounted, monkeypatch):
+    mounted[tmp_path / "drive"] = True
+    target = Destination(str(tmp_path / "drive" / "run"))
+    copy = destination._copy
+
+    def unmounting(*arguments) -> None:
+        mounted[tmp_path / "drive"] = False
+        copy(*arguments)
+
+    monkeypatch.setattr(destination, "_copy", unmounting)
+    put(tmp_path / "here", "run.json")
+    carrier = Carrier(tmp_path / "here", target, first_pause_s=0.01)
+    assert not carrier.close(patience_s=0.3)
+    monkeypatch.undo()

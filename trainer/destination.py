@@ -1,5 +1,6 @@
 """Where a run is to lie in the end, if that is a mount or a URL: files appear there whole."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable
@@ -21,13 +22,17 @@ def is_far(out: str) -> bool:
 
 
 class Destination:
-    """A folder on a mount or behind a URL. Every method raises what networks and mounts do."""
+    """A folder on a mount or behind a URL. Every method raises what networks and mounts do.
+
+    Where the mount went away, its folder is one of the local disk: nothing is written there.
+    """
 
     def __init__(self, out: str) -> None:
         self.out = out.rstrip("/")
         self._fs, path = open_url(out, None)
         self._path = path.rstrip("/")
         self._is_path = type(self._fs) is LocalFileSystem
+        self._on_mount = self._is_path and not is_local(Path(self._path))
 
     @property
     def on_drive(self) -> bool:
@@ -39,6 +44,7 @@ class Destination:
 
     def sizes(self) -> dict[str, int]:
         """Files below it, by their paths within it; drafts are left out."""
+        self._require_mount()
         found: dict[str, Any] = {}
         if self._fs.exists(self._path):
             self._fs.invalidate_cache()
@@ -48,6 +54,7 @@ class Destination:
 
     def read(self, name: str) -> bytes | None:
         """A small file; None if there is none."""
+        self._require_mount()
         try:
             data: bytes = self._fs.cat_file(f"{self._path}/{name}")
         except FileNotFoundError:
@@ -56,6 +63,7 @@ class Destination:
 
     def fetch(self, name: str, target: Path) -> None:
         """Copy a file here, by rename."""
+        self._require_mount()
         draft = target.with_name(f".{target.name}.draft")
         target.parent.mkdir(parents=True, exist_ok=True)
         self._fs.get_file(f"{self._path}/{name}", str(draft))
@@ -71,6 +79,7 @@ class Destination:
         if not self._is_path:  # an object appears whole in any case
             self._put_object(file, size, str(path))
             return
+        self._require_mount()
         draft = path.with_name(f".{path.name}.draft")
         path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as there:
@@ -78,9 +87,11 @@ class Destination:
             there.flush()
             os.fsync(there.fileno())
         os.replace(draft, path)
+        self._require_mount()  # or it went away meanwhile, and was not written to
 
     def rename(self, name: str, new: str) -> None:
         """Give a file another name, in the place of what was called that."""
+        self._require_mount()
         if self._is_path:
             os.replace(f"{self._path}/{name}", f"{self._path}/{new}")
         else:
@@ -88,6 +99,7 @@ class Destination:
 
     def names(self) -> list[str]:
         """What lies in it, not below; empty if it is not there."""
+        self._require_mount()
         self._fs.invalidate_cache()
         try:
             found = self._fs.ls(self._path, detail=False)
@@ -98,9 +110,14 @@ class Destination:
 
     def remove(self, names: Iterable[str]) -> None:
         """Take files away, and nothing else."""
+        self._require_mount()
         for name in names:
             with suppress(FileNotFoundError):
                 self._fs.rm_file(f"{self._path}/{name}")
+
+    def _require_mount(self) -> None:
+        if self._on_mount and is_local(Path(self._path)):
+            raise OSError(errno.ENODEV, "it is not mounted any more", self._path)
 
     def _put_object(self, file: BinaryIO, size: int, path: str) -> None:
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)

@@ -36,7 +36,7 @@ def is_part(name: str) -> bool:
 
 
 def is_run(state: bytes | None, config: bytes | None) -> bool:
-    """Whether what lies in a folder as ``run.json``, or as ``config.yaml``, was written by a fit."""
+    """Whether ``run.json`` or ``config.yaml`` of a folder were written by a fit."""
     try:
         if "batches" in yaml.safe_load(state or b"{}"):
             return True

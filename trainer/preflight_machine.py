@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from loader.backends import report
+from loader.cache import held_bytes
 from loader.decoded import decoded_bytes
-from loader.finding import Finding
+from loader.finding import Finding, State
 from loader.machine import check_gpu
-from loader.places import judge_cache
+from loader.places import DRIVE, MOUNT_DRIVE, judge_cache
 from loader.source import open_source
 from shards.mounts import file_system, is_local, on_colab
 from trainer.plan import Plan
@@ -59,9 +60,9 @@ def check_disk(
     """Room for what the cache will hold, and for checkpoints of so many parameters."""
     needed = cache_bytes(plan, opened)
     if needed:
-        yield judge_room("cache", plan.cache_dir, needed, remedy="--data.cache_dir /another/disk")
+        yield judge_cache_room(plan.cache_dir, needed, least=round(needed * mixed(plan, opened)))
     size = parameters * _VALUES * _BYTES * _CHECKPOINTS
-    yield judge_room("checkpoints", plan.folder, size, remedy="--out /another/disk/run")
+    yield judge_checkpoints(plan.folder, size)
 
 
 def cache_bytes(plan: Plan, opened: Mapping[str, Opened]) -> int:
@@ -81,20 +82,52 @@ def cache_bytes(plan: Plan, opened: Mapping[str, Opened]) -> int:
     return total if limit is None else min(total, limit)
 
 
-def judge_room(what: str, folder: Path, needed: int, *, remedy: str) -> Finding:
+def mixed(plan: Plan, opened: Mapping[str, Opened]) -> float:
+    """Share of all samples that is in use at a time: the window in which they are mixed."""
+    window, samples = plan.data["shuffle"], sum(one.manifest.samples for one in opened.values())
+    return 1.0 if window == "full" else min(1.0, max(window, plan.batch_size) / samples)
+
+
+def judge_cache_room(folder: Path, needed: int, *, least: int) -> Finding:
+    """Whether a disk has room for so many bytes of cached shards.
+
+    What lies in the cache counts as room: it is these shards, or makes way for them.
+
+    Args:
+        needed: for every epoch after the first to fetch nothing.
+        least: in use at the same time.
+    """
+    there = _existing(folder)
+    free, held = shutil.disk_usage(there).free, held_bytes(folder)
+    if not is_local(there):
+        return judge_cache(folder, file_system(there), free)
+    text = f"{_room(needed, free, folder)}, {held / 1e9:.2f} GB of shards there"
+    room, remedy = free + held, f"df -h {there}; --data.cache_dir /another/disk"
+    if room >= needed + _margin(there):
+        return Finding("ok", "cache", text)
+    if room < least:
+        return Finding("fail", "cache", text, remedy)
+    again = "; what does not fit is fetched again in every epoch" if room < needed else ""
+    return Finding("warn", "cache", text + again, remedy)
+
+
+def judge_checkpoints(folder: Path, needed: int) -> Finding:
     """Whether a folder's disk has so many bytes left."""
     there = _existing(folder)
     free = shutil.disk_usage(there).free
-    text = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} free at {folder} ({file_system(there)})"
-    if what == "cache" and not is_local(there):
-        return judge_cache(folder, file_system(there), free)
+    text = _room(needed, free, folder)
     if free >= needed + _margin(there):
-        return Finding("ok", what, text)
-    return Finding("fail" if free < needed else "warn", what, text, f"df -h {there}; {remedy}")
+        return Finding("ok", "checkpoints", text)
+    state: State = "fail" if free < needed else "warn"
+    return Finding(state, "checkpoints", text, f"df -h {there}; --out /another/disk/run")
 
 
 def check_folder(plan: Plan) -> Iterator[Finding]:
     """Whether the run can be written where it is to lie."""
+    if plan.folder.absolute().is_relative_to(DRIVE) and is_local(DRIVE):
+        text = f"{plan.folder}: Drive is not mounted, and the run would be lost with this machine"
+        yield Finding("fail", "run folder", text, MOUNT_DRIVE)
+        return
     there = _existing(plan.folder)
     try:
         with tempfile.NamedTemporaryFile(dir=there) as file:
@@ -105,6 +138,11 @@ def check_folder(plan: Plan) -> Iterator[Finding]:
         yield Finding("fail", "run folder", text, "--out /a/folder/of/yours")
         return
     yield Finding("ok", "run folder", str(plan.folder))
+
+
+def _room(needed: int, free: int, folder: Path) -> str:
+    kind = file_system(_existing(folder))
+    return f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} free at {folder} ({kind})"
 
 
 def _existing(folder: Path) -> Path:
