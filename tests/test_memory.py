@@ -147,6 +147,13 @@ def test_precision_auto_suits_the_device(capability, chosen, monkeypatch):
     assert precision("bf16-mixed", accelerator="cpu") == "bf16-mixed"
 
 
+def test_precisions_that_audio_cannot_be_trained_in_are_no_choice(shards, tmp_path, capsys):
+    for name in ("bf16-true", "16-true"):
+        with pytest.raises(SystemExit):
+            main(arguments(shards, tmp_path, trainer__precision=name))
+        assert "trainer.precision" in capsys.readouterr().err
+
+
 def test_torchrun_decides_how_many_processes_there_are():
     there = {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
     assert processes(there) == {"devices": 4, "num_nodes": 2}

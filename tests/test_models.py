@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trainer.losses import masked_mse
-from trainer.models import Mode, RatingModel, Size
+from trainer.models import Mode, RatingModel, Scale, Size
+from trainer.scores import figures
 
 RATE = 8000
 STATISTICS = {"a": {"mean": 50.0, "std": 10.0}, "b": {"mean": -3.0, "std": 0.0}}
@@ -158,10 +159,7 @@ def test_a_state_dict_carries_the_units():
 
 
 def test_a_label_that_never_varied_is_scored_in_its_own_units():
-    from trainer.scores import figures
-
-    statistics = {"flat": {"mean": 5.0, "std": 0.0}}
-    found = figures(
-        torch.tensor([[0.0], [0.0]]), torch.tensor([[1.0], [2.0]]), statistics=statistics
-    )
+    scale = Scale({"flat": {"mean": 5.0, "std": 0.0}})
+    ratings, labels = torch.tensor([[0.0], [0.0]]), torch.tensor([[1.0], [2.0]])
+    found = figures(ratings, labels, dimensions=["flat"], std=scale.std)
     assert float(found["mae"]) == 1.5

@@ -2,6 +2,9 @@
 
 import math
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 import torch
 from corpus import SAMPLE_RATE, write_annotations
 from lightning.pytorch import LightningModule
+from runs import arguments, make_splits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from packer.build import build
@@ -18,8 +22,9 @@ from packer.options import Options
 from trainer.__main__ import main
 from trainer.drawing import as_svg, piano_roll, scatter, spectrogram
 from trainer.outcomes import Outcome, Outcomes
-from trainer.report import Run, best_epoch, page
+from trainer.report import Report, Run, best_epoch, page
 from trainer.showcase import comparison
+from trainer.stopping import Stopped
 from trainer.telemetry import RATE, WAITING, Bar, StepTime, Telemetry, together
 
 ROOT = Path(__file__).parent.parent
@@ -148,6 +153,31 @@ def test_a_report_of_a_run_without_validation_says_so():
     assert "Nothing was validated" in text
 
 
+def stopped(folder: Path, error: BaseException) -> Path:
+    """Where the report is of a run that ended so after an epoch."""
+    made = Report(Outcomes())
+    made.load_state_dict({"epochs": [{"epoch": 0.0, "train/loss": 1.0}]})
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer: Any = SimpleNamespace(
+        is_global_zero=True, default_root_dir=str(folder), strategy=strategy
+    )
+    made.on_exception(trainer, LightningModule(), error)
+    return folder / "report.html"
+
+
+def test_a_run_that_is_stopped_has_a_report_and_one_that_breaks_has_none(tmp_path: Path):
+    for name, error in (("key", KeyboardInterrupt()), ("signal", Stopped(signal.SIGINT))):
+        (tmp_path / name).mkdir()
+        assert stopped(tmp_path / name, error).exists()
+    assert not stopped(tmp_path, ValueError()).exists()
+
+
+def test_a_report_that_cannot_be_written_ends_no_run(tmp_path: Path, caplog):
+    (tmp_path / "report.html").mkdir()
+    stopped(tmp_path, Stopped(signal.SIGINT))
+    assert "report.html cannot be written" in caplog.text
+
+
 def test_figures_are_drawn_of_anything():
     nothing = np.empty(0)
     for figure in (
@@ -200,3 +230,31 @@ def test_a_fit_shows_what_is_heard_and_read_and_how_it_is_rated(tmp_path: Path):
 def test_a_table_of_ratings_keeps_its_columns():
     table = comparison(["a|b", "c"], torch.tensor([1.0, 2.0]), torch.tensor([math.nan, 3.0]))
     assert table.splitlines()[2:] == ["| a\\|b | 1 |  |", "| c | 2 | 3 |"]
+
+
+_WITHOUT_TENSORBOARD = """
+import sys
+from importlib.machinery import PathFinder
+
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] == "tensorboard" else super().find_spec(name, path)
+
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+from trainer.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_fit_without_tensorboard_trains_and_says_what_is_missing(tmp_path: Path):
+    shards = make_splits(tmp_path, samples=10)
+    given = arguments(shards, tmp_path / "run", trainer__logger="true", trainer__max_epochs=1)
+    ended = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TENSORBOARD, *given], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "pip install tensorboard" in ended.stderr
+    assert (tmp_path / "run" / "report.html").exists()

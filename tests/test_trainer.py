@@ -389,8 +389,9 @@ def test_figures_leave_out_missing_labels_and_compare_with_the_mean():
     nan = float("nan")
     ratings = torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]).double()
     labels = torch.tensor([[0.0, nan], [1.0, nan], [1.0, nan]]).double()
-    statistics = {"a": {"mean": 5.0, "std": 10.0}, "b": {"mean": 0.0, "std": 1.0}}
-    found = {k: v.item() for k, v in figures(ratings, labels, statistics=statistics).items()}
+    std = torch.tensor([10.0, 1.0]).double()
+    found = figures(ratings, labels, dimensions=["a", "b"], std=std)
+    found = {name: value.item() for name, value in found.items()}
     assert found["mse"] == found["loss"] == pytest.approx(1 / 3)
     assert found["mse_mean_baseline"] == pytest.approx(2 / 3)
     assert found["mae/a"] == found["mae"] == pytest.approx(10 / 3)
@@ -400,6 +401,25 @@ def test_figures_leave_out_missing_labels_and_compare_with_the_mean():
     assert found["pearson/a"] == pytest.approx(np.corrcoef([0, 1, 2], [0, 1, 1])[0, 1])
     assert found["r2/a"] == pytest.approx(1 - 1 / (2 / 3))
     assert np.isnan(found["pearson/b"])
+
+
+def test_figures_on_other_shards_are_in_the_labels_units():
+    """There, labels have another mean and deviation than where the model was trained."""
+    size: dict[str, Any] = {"mode": "midi", "dim": 8, "layers": 1, "heads": 1}
+    trained = Rater(statistics={"rank": {"mean": 50.0, "std": 20.0}}, **size)
+    rater = Rater(statistics={"rank": {"mean": 10.0, "std": 2.0}}, **size).eval()
+    rater.load_state_dict(trained.state_dict())
+    batch = {
+        "midi": torch.randint(1, 20, (3, 9, 8)),
+        "midi_notes": torch.full((3,), 9),
+        "labels": torch.tensor([[10.0], [20.0], [60.0]]),
+        "weight": torch.ones(3),
+    }
+    with torch.no_grad():
+        rater.validation_step(batch, 0)
+        off = (rater(batch) - batch["labels"]).abs().mean()
+    found = rater.scores.compute()
+    assert float(found["mae/rank"]) == pytest.approx(float(off), rel=1e-5)
 
 
 def test_the_rate_rises_then_falls_to_zero():

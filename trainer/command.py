@@ -4,6 +4,7 @@ import os
 import sys
 from contextlib import ExitStack
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,9 @@ class Command(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """A Trainer with folder, logger and callbacks of the run."""
         init = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        if self.subcommand == "fit" and init.trainer.logger and find_spec("tensorboard") is None:
+            self._say("no figures for TensorBoard: pip install tensorboard")
+            init.trainer.logger = False
         options |= vars(init.trainer.clone()) | devices.processes()
         options["default_root_dir"] = str(self.folder.path)
         accelerator = options["accelerator"]

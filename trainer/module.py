@@ -73,6 +73,10 @@ class Rater(LightningModule):
             warmup_fraction: share of all steps in which the rate rises, in [0, 1].
             augment: what is done to training batches; null is nothing.
             seed: of the augmentation, as the data section says.
+
+        Raises:
+            ValueError: an option is out of range, or does not go with another.
+            ImportError: the model takes audio, and torchaudio is not installed.
         """
         super().__init__()
         if not 0.0 <= warmup_fraction <= 1.0:
@@ -94,7 +98,7 @@ class Rater(LightningModule):
             pretrained=_pretrained(audio_encoder, audio_layers, frozen_layers),
         )
         self.model = RatingModel(mode, statistics=statistics, sample_rate=sample_rate, size=size)
-        self.scores = Scores(statistics)
+        self.scores = Scores(list(statistics))
         self.weighting = UncertaintyWeighting(len(statistics)) if loss == "uncertainty" else None
         self.augmenter = (
             None
@@ -175,8 +179,9 @@ class Rater(LightningModule):
         }
 
     def _score(self, batch: Batch) -> None:
-        target = self.model.scale.normalise(batch["labels"])
-        self.scores.update(self.model.normalised(batch), target, weight=batch["weight"])
+        scale, rated = self.model.scale, self.model.normalised(batch)
+        target = scale.normalise(batch["labels"])
+        self.scores.update(rated, target, std=scale.std, weight=batch["weight"])
 
     def _log_scores(self, stage: str) -> None:
         figures = {

@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, distributed
-from torch.utils.tensorboard.writer import SummaryWriter
 
 from trainer.drawing import scatter
 from trainer.module import Rater
+
+if TYPE_CHECKING:  # where tensorboard is not installed, runs go without
+    from torch.utils.tensorboard.writer import SummaryWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Outcomes(Callback):
         self._now = Outcome(
             trainer.current_epoch,
             math.inf,
-            tuple(rater.scores.statistics),
+            rater.scores.dimensions,
             tuple(keys[row] for row in real),
             ratings[real],
             labels[real],
@@ -136,12 +138,12 @@ def scatters(outcome: Outcome) -> dict[str, Any]:
     return {name: scatter(labels, ratings, title=name) for name, labels, ratings in columns}
 
 
-def writer_of(trainer: Trainer) -> SummaryWriter | None:
+def writer_of(trainer: Trainer) -> "SummaryWriter | None":
     """TensorBoard's writer, on the one rank that writes, if the run logs to it."""
     loggers = [one for one in trainer.loggers if isinstance(one, TensorBoardLogger)]
     if not trainer.is_global_zero or not loggers:
         return None
-    return cast(SummaryWriter, loggers[0].experiment)
+    return cast("SummaryWriter", loggers[0].experiment)
 
 
 def _of_all_ranks(mine: tuple[list[str], Tensor, Tensor]) -> tuple[list[str], Tensor, Tensor]:

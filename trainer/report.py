@@ -16,9 +16,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from loader.disk import write_whole
+from trainer.disk import attempt
 from trainer.drawing import Series, as_svg, curves
 from trainer.outcomes import Outcome, Outcomes, scatters
 from trainer.parts import CONFIG, REPORT
+from trainer.stopping import Stopped
 
 _FURTHEST = 12
 _FIGURES = ("r2", "pearson", "spearman", "mae")
@@ -64,7 +66,7 @@ class Report(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, KeyboardInterrupt):
+        if isinstance(exception, KeyboardInterrupt | Stopped):
             self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,7 +86,8 @@ class Report(Callback):
             config=_config(trainer),
             machine=describe_machine(trainer.strategy.root_device),
         )
-        write_whole(folder / REPORT, page(run).encode())
+        with attempt(folder / REPORT):
+            write_whole(folder / REPORT, page(run).encode())
 
 
 def page(run: Run) -> str:

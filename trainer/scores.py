@@ -1,6 +1,6 @@
 """How good ratings are, per dimension and on average, against rating all at the mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from torchmetrics.functional import (
 )
 
 from trainer.losses import valid
-from trainer.models import Statistics
 
 # Below this deviation (the training labels' is 1) a correlation is rounding noise.
 _FLAT = 1e-3
@@ -27,34 +26,46 @@ class Scores(Metric):
     ratings: list[Tensor]
     labels: list[Tensor]
 
-    def __init__(self, statistics: Statistics) -> None:
+    def __init__(self, dimensions: Sequence[str]) -> None:
+        """Hold nothing yet of labels of these names, in order."""
         super().__init__()
-        self.statistics = statistics
+        self.dimensions = tuple(dimensions)
         self.add_state("ratings", default=[], dist_reduce_fx="cat")
         self.add_state("labels", default=[], dist_reduce_fx="cat")
 
-    def update(self, ratings: Tensor, labels: Tensor, *, weight: Tensor) -> None:
+    def update(self, ratings: Tensor, labels: Tensor, *, std: Tensor, weight: Tensor) -> None:
         """Add a batch.
 
         Args:
             ratings, labels: (B, D) in standard deviations from the training mean; a label is
                 NaN where missing.
+            std: (D,) of that deviation in the labels' units: the model's, which may have been
+                trained on other shards than these.
             weight: (B,), 0 for padding.
         """
+        self._std = std
         self.ratings.append(ratings.detach().float())
         self.labels.append(torch.where(valid(labels, weight=weight), labels, torch.nan))
 
     def compute(self) -> dict[str, Tensor]:
         """Return ``figures`` of everything added since the last reset, on all ranks."""
-        return figures(_joined(self.ratings), _joined(self.labels), statistics=self.statistics)
+        return figures(
+            _joined(self.ratings),
+            _joined(self.labels),
+            dimensions=self.dimensions,
+            std=self._std.cpu().double(),
+        )
 
 
-def figures(ratings: Tensor, labels: Tensor, *, statistics: Statistics) -> dict[str, Tensor]:
+def figures(
+    ratings: Tensor, labels: Tensor, *, dimensions: Sequence[str], std: Tensor
+) -> dict[str, Tensor]:
     """Every figure by name, NaN where there are too few labels for it.
 
     Args:
         ratings, labels: (N, D) as in ``Scores.update``.
-        statistics: ``mean`` and ``std`` by dimension, in order.
+        dimensions: names of the D columns.
+        std: (D,) as in ``Scores.update``.
 
     Returns:
         ``loss`` is the squared error over all labels, ``mse`` the mean of that over the
@@ -62,11 +73,9 @@ def figures(ratings: Tensor, labels: Tensor, *, statistics: Statistics) -> dict[
         ``pearson``, ``spearman`` and ``r2`` have none. The latter four also come per dimension, as
         ``mae/NAME``. ``*_mean_baseline`` is the figure of always rating the training mean.
     """
-    # as the model scales: a label that never varies is only shifted
-    units = torch.tensor([label["std"] or 1.0 for label in statistics.values()]).double()
     at_mean = torch.zeros_like(ratings)
     by_dimension = {
-        "mae": _each(mean_absolute_error, ratings, labels) * units,
+        "mae": _each(mean_absolute_error, ratings, labels) * std,
         "pearson": _each(_correlation(pearson_corrcoef), ratings, labels),
         "spearman": _each(_correlation(spearman_corrcoef), ratings, labels),
         "r2": _each(_r2, ratings, labels),
@@ -74,12 +83,12 @@ def figures(ratings: Tensor, labels: Tensor, *, statistics: Statistics) -> dict[
     means = by_dimension | {
         "mse": _each(mean_squared_error, ratings, labels),
         "mse_mean_baseline": _each(mean_squared_error, at_mean, labels),
-        "mae_mean_baseline": _each(mean_absolute_error, at_mean, labels) * units,
+        "mae_mean_baseline": _each(mean_absolute_error, at_mean, labels) * std,
     }
     found = {"loss": (ratings - labels).square().nanmean()}
     found |= {name: values.nanmean() for name, values in means.items()}
     for name, values in by_dimension.items():
-        found |= {f"{name}/{d}": v for d, v in zip(statistics, values, strict=True)}
+        found |= {f"{name}/{d}": v for d, v in zip(dimensions, values, strict=True)}
     return found
 
 

@@ -1,13 +1,13 @@
 """An example in TensorBoard every so often: what is heard and read, and how it is rated."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from shards.pcm import INT16_SCALE
 from trainer.drawing import piano_roll, spectrogram
-from trainer.models import Batch
+from trainer.models import Batch, waveform
 from trainer.module import Rater
 from trainer.outcomes import writer_of
 
@@ -36,7 +36,7 @@ class Showcase(Callback):
         rate = rater.hparams["sample_rate"]
         with torch.no_grad():
             ratings = rater(one)[0].float().cpu()
-        table = comparison(list(rater.scores.statistics), ratings, one["labels"][0].float().cpu())
+        table = comparison(rater.scores.dimensions, ratings, one["labels"][0].float().cpu())
         writer.add_text("example/ratings", f"`{key}`\n\n{table}", step)
         if "audio" in one:
             audio = _sound(one)
@@ -51,7 +51,7 @@ class Showcase(Callback):
             writer.add_figure("example/piano_roll", piano_roll(notes, title=key), step)
 
 
-def comparison(names: list[str], ratings: torch.Tensor, labels: torch.Tensor) -> str:
+def comparison(names: Sequence[str], ratings: torch.Tensor, labels: torch.Tensor) -> str:
     """A Markdown table of (D,) ratings and labels; NaN is a label that is missing."""
     lines = ["| dimension | rating | label |", "| --- | ---: | ---: |"]
     for name, rating, label in zip(names, ratings.tolist(), labels.tolist(), strict=True):
@@ -71,7 +71,7 @@ def _row(batch: Batch, row: int) -> Batch:
 def _sound(one: Batch) -> torch.Tensor:
     """(1, T) float32 of what is real of a batch of one."""
     audio: torch.Tensor = one["audio"][:, : int(one["audio_frames"][0])].cpu()
-    return audio.float() / INT16_SCALE if audio.dtype == torch.int16 else audio.float()
+    return waveform(audio)
 
 
 def _mel(rater: Rater, audio: torch.Tensor) -> torch.Tensor | None:
