@@ -25,7 +25,8 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from machine import describe
+from machine import command, describe
+from tables import facts
 from tqdm import tqdm
 
 from loader import make_pipeline, transfer
@@ -106,18 +107,23 @@ def main() -> int:
     last.join(10 * _HANGS_S)
     storm.failures += last.exitcode != 0
     _look(cache, digests, storm)
-    report = {
-        "machine": describe("torch", "numpy"),
-        "command": f"python benchmarks/cache_storm.py --seconds {args.seconds:g} "
-        f"--processes {args.processes}",
+    found = {
         "limit_bytes": limit,
         **storm.__dict__,
         "parts_left": len(list(cache.glob("*/*.part"))),
         "drafts_left": len(list(cache.glob("*/.*.draft"))),
     }
+    report = {
+        "machine": describe("torch", "numpy"),
+        "command": command("benchmarks/cache_storm.py", args, dataset="DATASET"),
+        "measure": "One run",
+        **found,
+        "tables": [facts("Processes of one cache", found)],
+        "notes": [],
+    }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print({name: value for name, value in report.items() if name != "machine"})
+    print(found)
     return int(bool(storm.failures or storm.hangs or storm.wrong_shards))
 
 

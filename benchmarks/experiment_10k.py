@@ -10,7 +10,7 @@ epoch from a file system as slow as Drive (``slowfs``: FUSE, 100 ms a request, 1
 empty cache, and the next one from that cache, and reads some clips there file by file; ``audio``,
 ``midi model`` and ``fusion`` train an epoch of configs/experiment_10k.yaml (its data: batches of
 16, 4 threads) with a small model, as this is for a CPU. What is finished is kept in ``--work`` and
-not done again; ``--again PHASE`` does.
+not done again by the same code; ``--again PHASE`` does.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from machine import describe
+from machine import code, command, describe
 from transposed import compose, transpose, windows
 
 from loader import make_pipeline
@@ -34,8 +34,6 @@ from shards.reader import ShardReader
 CLIPS, BATCH = 10_000, 16
 MODES = {"audio": "audio", "midi model": "midi", "fusion": "fusion"}
 MODEL = {"dim": 96, "layers": 2, "heads": 4, "n_mels": 64, "n_fft": 1024, "hop_length": 480}
-# Minutes, from Drive file by file, with the same batch size: an epoch, and all experiments.
-BEFORE = {"epoch": (21, 42), "experiments": (360, 420)}
 FILES = 16  # clips that are read as files of their own
 CONFIG = "configs/experiment_10k.yaml"
 
@@ -46,22 +44,23 @@ class Phases:
     """Phases that are done once: what each took is kept beside its work."""
 
     def __init__(self, folder: Path, again: list[str]) -> None:
-        self._folder, self._again = folder, again
+        self._folder, self._again, self._code = folder, again, code()
         self.found: dict[str, Facts] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, name: str, work: Callable[[], Facts]) -> Facts:
         """Seconds that ``work`` took, and what it tells besides."""
         kept = self._folder / f"{name.replace(' ', '-')}.json"
-        if kept.exists() and name not in self._again:
+        known = json.loads(kept.read_text()) if kept.exists() else {}
+        if known.get("code") == self._code and name not in self._again:
             print(f"== {name}: done before", flush=True)
-            self.found[name] = json.loads(kept.read_text())
+            self.found[name] = known["facts"]
             return self.found[name]
         print(f"== {name}", flush=True)
         began = time.perf_counter()
         told = work()
         facts = {"seconds": round(time.perf_counter() - began, 1), **told}
-        kept.write_text(json.dumps(facts) + "\n")
+        kept.write_text(json.dumps({"code": self._code, "facts": facts}) + "\n")
         self.found[name] = facts
         print(f"== {name}: {facts}", flush=True)
         return facts
@@ -162,56 +161,44 @@ def fit(mode: str, shards: Path, work: Path) -> Facts:
 
 
 def make_report(found: dict[str, Facts], args: argparse.Namespace) -> dict[str, Any]:
-    """Every phase, and what the user waited for before beside it."""
+    """Every phase; an epoch of data from a slow mount, beside file by file from the same."""
     rows = [[name, f"{facts['seconds']:.0f} s", _told(facts)] for name, facts in found.items()]
-    training = sum(found[name]["seconds"] for name in MODES)
     total = sum(facts["seconds"] for facts in found.values())
-    low, high = BEFORE["epoch"]
-    all_low, all_high = (minutes // 60 for minutes in BEFORE["experiments"])
-    before = [
-        ["an epoch of data", f"{low}-{high} min", _epoch_now(found)],
-        ["an epoch of all three models", "", f"{training / 60:.1f} min on this CPU"],
-        [
-            "three experiments",
-            f"{all_low}-{all_high} h",
-            f"{total / 60:.0f} min: clips made and packed, streamed, an epoch of each",
-        ],
-    ]
     model = ", ".join(f"{name} {value}" for name, value in MODEL.items())
     return {
         "machine": describe("torch", "lightning", "symusic", "miniaudio"),
-        "command": f"python benchmarks/experiment_10k.py --clips {args.clips}"
-        + (" --data PERCEPIANO" if args.data else ""),
+        "command": _command(args),
+        "measure": "One run",
         "phases": found,
-        "before_minutes": BEFORE,
         "tables": [
             {
                 "title": f"{args.clips:,} ten-second clips, batches of {BATCH}, phase by phase",
                 "columns": ["phase", "time", ""],
                 "rows": rows,
             },
-            {
-                "title": "Beside the figures before, from Drive file by file",
-                "columns": ["what", "before", "now"],
-                "rows": before,
-            },
+            *([_epochs(found["mount"])] if "mount" in found else []),
         ],
-        "notes": [
-            f"{total / 60:.1f} minutes in all. The model is small, for a CPU ({model}); before, a "
-            "GPU trained, and waited for data: an epoch then was as long as its data took."
-        ],
+        "notes": [f"{total / 60:.1f} minutes in all. The model is small, for a CPU ({model})."],
     }
 
 
-def _epoch_now(found: dict[str, Facts]) -> str:
-    facts = found.get("mount") or found["disk"]
-    text = f"{facts['cached_epoch_s']:.0f} s from the cache"
-    if "first_epoch_s" in facts:
-        text = (
-            f"{facts['first_epoch_s']:.0f} s from a mount as slow as Drive, {text}; file by file "
-            f"there: {facts['files_epoch_s'] / 60:.0f} min"
-        )
-    return text
+def _command(args: argparse.Namespace) -> str:
+    told = argparse.Namespace(data=args.data, clips=args.clips, no_mount=not args.mount)
+    return command("benchmarks/experiment_10k.py", told, data="PERCEPIANO")
+
+
+def _epochs(facts: Facts) -> dict[str, Any]:
+    files = facts["files_epoch_s"]
+    ways = {
+        f"file by file: {FILES} clips, scaled up": files,
+        "streamed, into an empty cache": facts["first_epoch_s"],
+        "streamed, from the cache": facts["cached_epoch_s"],
+    }
+    return {
+        "title": "An epoch of data from a mount as slow as Drive",
+        "columns": ["way", "seconds", "file by file / this"],
+        "rows": [[way, f"{s:.0f}", f"{files / s:.3g}"] for way, s in ways.items()],
+    }
 
 
 def _told(facts: Facts) -> str:

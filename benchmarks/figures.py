@@ -41,6 +41,11 @@ TITLES = {
     "percepiano": "PercePiano by four folds",
     "experiment_10k": "The 10k experiment at its real size",
     "waiting": "Waiting for data while training",
+    "faults": "The same faults put to other libraries",
+    "kills": "Kills while training",
+    "cache_storm": "One cache, processes that are killed",
+    "faulty_mount": "Packing onto a mount that fails",
+    "soak": "Hours of streaming with faults",
 }
 # What the README says: a sentence, the benchmark and its ratio.
 HEADLINES = (
@@ -97,7 +102,10 @@ def headlines(found: Found) -> str:
     lines = ["| what | times as fast | from |", "| --- | --- | --- |"]
     lines += [f"| {text} | {ratio:.3g} | {_source(name, found)} |" for text, name, ratio in rows]
     machines = dict.fromkeys(_processor(found[name]) for _, name, _ in rows)
-    told = f"Ten-second clips with MIDI and labels; {'; '.join(machines)}."
+    told = (
+        "Ten-second clips with MIDI and labels, but for the windows, cut out of recordings of five "
+        f"minutes; webdataset decodes with soundfile; {'; '.join(machines)}."
+    )
     beside = [peers(found)] if "peers" in found else []
     return "\n\n".join([*beside, "\n".join(lines), told])
 

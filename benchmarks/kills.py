@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import describe
+from machine import command, describe
+from tables import facts
 from tqdm import tqdm
 
 _PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "run", "PianoData", "global_step")
@@ -38,18 +39,24 @@ def main() -> int:
     moments = _kill(args)
     began = time.perf_counter()
     _finish(_fit(args, "killed"))
-    report = {
-        "machine": describe("lightning", "torch"),
-        "command": f"python benchmarks/kills.py --kills {args.kills} --mode {args.mode}",
+    found = {
         "whole_s": round(whole_s, 1),
         "last_part_s": round(time.perf_counter() - began, 1),
         "killed_after_batches": moments,
         **_compare(args.work / "whole", args.work / "killed"),
     }
+    report = {
+        "machine": describe("lightning", "torch"),
+        "command": command("benchmarks/kills.py", args),
+        "measure": "One run",
+        **found,
+        "tables": [facts("A run that was killed, beside one left alone", found)],
+        "notes": [],
+    }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
-    return 0 if report["equal"] and report["each_sample_once_an_epoch"] else 1
+    return 0 if found["equal"] and found["each_sample_once_an_epoch"] else 1
 
 
 def _arguments() -> argparse.Namespace:

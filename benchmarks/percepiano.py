@@ -26,7 +26,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from folds import FOLDS, Kind, distinct, splits
-from machine import describe
+from machine import code, command, describe
 from notes import Floats, features, ridge
 from tables import markdown
 
@@ -67,7 +67,7 @@ def main() -> None:
     ]
     report = {
         "machine": describe("torch", "lightning", "symusic"),
-        "command": "python benchmarks/percepiano.py --data PERCEPIANO",
+        "command": command("benchmarks/percepiano.py", args, data="PERCEPIANO"),
         "config": args.config.read_text(),
         "epochs": args.epochs,
         "performances": len(lines),
@@ -117,9 +117,9 @@ def _fold(kind: Kind, fold: int, lines: list[dict[str, Any]], args: Any) -> list
 def _kept(
     kind: Kind, fold: int, mode: Mode, lines: Any, of: list[str], shards: Path, args: Any
 ) -> Result:
-    """The result of an earlier call with the same config, or of a training now."""
+    """The result of an earlier call of the same code and config, or of a training now."""
     path = args.work / "results" / f"{kind}-{fold}-{mode}.json"
-    asked = {"config": args.config.read_text(), "epochs": args.epochs}
+    asked = {"code": code(), "config": args.config.read_text(), "epochs": args.epochs}
     if path.exists():
         found = json.loads(path.read_text())
         if found["asked"] == asked:

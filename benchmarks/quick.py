@@ -4,7 +4,8 @@
     python benchmarks/quick.py --record    make bench-record: measure and keep for comparisons
 
 Only ratios are compared, each of things measured side by side in one run, so that another machine
-may compare, too. A ratio has moved when its median left the spread of the rounds, both of this run
+may compare, too. What spread by more than its median is not recorded: to such a record everything
+compares. A ratio has moved when its median left the spread of the rounds, both of this run
 and of the recorded one; what changed by less than a few hundredths is noise in any case.
 """
 
@@ -27,7 +28,7 @@ SCRIPTS = {"streaming": HERE / "streaming.py", "scale": HERE / "scale"}
 Rounds = dict[str, list[float]]
 
 
-def main() -> None:
+def main() -> int:
     args = _arguments()
     began = time.perf_counter()
     found: Rounds = {}
@@ -39,10 +40,23 @@ def main() -> None:
         "by_round": found,
         "ratios": {name: statistics.median(values) for name, values in found.items()},
     }
-    if args.record:
-        RECORD.write_text(json.dumps(report, indent=1) + "\n")
     print(f"\n{time.perf_counter() - began:.0f} s")
+    if args.record:
+        if noisy := too_noisy(found):
+            print(f"not recorded, for these spread by more than their medians: {', '.join(noisy)}")
+            return 1
+        RECORD.write_text(json.dumps(report, indent=1) + "\n")
     print(f"recorded: {RECORD}" if args.record else compared(report, _recorded()))
+    return 0
+
+
+def too_noisy(found: Rounds) -> list[str]:
+    """Ratios whose rounds are further apart than their median is from zero."""
+    return [
+        name
+        for name, rounds in found.items()
+        if max(rounds) - min(rounds) > statistics.median(rounds)
+    ]
 
 
 def compared(report: dict[str, Any], recorded: dict[str, Any] | None) -> str:
@@ -131,4 +145,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,10 +9,10 @@ and reads ahead as on any FUSE mount (128 KiB); beyond that nothing is prefetche
 ``fails_every`` one in so many reads is an I/O error, as on Drive. What it does not model:
 quotas, and a varying link.
 
-Needs libfuse 3 (Debian, Ubuntu: apt-get install fuse3) and mfusepy from PyPI. Up to 3.16.1 libfuse
-does not tell the kernel that look-ups in one folder may go side by side, as clients of network
-storage do: they come one after the other. Where it is older than 3.17 and that matters, build one
-(meson setup, ninja) and name it in FUSE_LIBRARY_PATH.
+Needs libfuse 3 (Debian, Ubuntu: apt-get install fuse3) and mfusepy (pip install '.[bench]'). Up to
+3.16.1 libfuse does not tell the kernel that look-ups in one folder may go side by side, as clients
+of network storage do: they come one after the other. Where it is older than 3.17 and that matters,
+build one (meson setup, ninja) and name it in FUSE_LIBRARY_PATH.
 """
 
 import argparse

@@ -29,8 +29,9 @@ from typing import Any
 import flaky
 import numpy as np
 from clips import make_dataset
-from machine import describe
+from machine import command, describe
 from numpy.typing import NDArray
+from tables import facts
 from tqdm import tqdm
 
 from loader import make_pipeline
@@ -45,6 +46,7 @@ GIVING_UP = 5  # one epoch in so many is broken off and resumed
 MEMORY_RATIO = 1.05  # the last quarter over the second
 MORE_HANDLES = 2
 CACHE_RATIO = 1.05  # what all ranks read at once may outgrow the limit, with a warning
+_MOMENTS = ("settled", "last", "most")
 PATIENCE_S = 1800.0  # of a rank for the others, at the end of an epoch
 
 Checks = dict[str, tuple[int, int]]  # by key: number of the sample, CRC-32 of what is delivered
@@ -401,10 +403,12 @@ def _report(
 ) -> dict[str, Any]:
     memory = {rank: _growth(held) for rank, held in tally.held.items()}
     handles = {rank: _growth(found) for rank, found in tally.handles.items()}
+    threads = {rank: _growth(found) for rank, found in tally.threads.items()}
     leftovers = [str(p.name) for p in args.work.glob("cache-*/*/*.part")]
-    return {
+    report = {
         "machine": describe("torch", "numpy", "miniaudio", "symusic", "fsspec"),
-        "command": f"python benchmarks/soak.py --hours {args.hours:g} --clips {args.clips}",
+        "command": command("benchmarks/soak.py", args),
+        "measure": "One run",
         "hours": round(hours, 3),
         "counts": {
             "ranks": RANKS,
@@ -416,11 +420,11 @@ def _report(
             "resumed": tally.resumed,
             "samples that were not what was packed": tally.wrong,
         },
-        "raised": tally.raised[:20],
+        "raised": [text.replace(f"{args.work.absolute()}/", "") for text in tally.raised[:20]],
         "unequal": tally.unequal,
         "memory": memory,
         "handles": handles,
-        "threads": {rank: _growth(found) for rank, found in tally.threads.items()},
+        "threads": threads,
         "cache": {name: {"limit": limits[name], "most": most[name]} for name in limits},
         "verdicts": {
             "every sample exactly once in every epoch": not tally.unequal and not tally.open,
@@ -435,6 +439,32 @@ def _report(
             "no part of a shard left": not leftovers,
         },
     }
+    return report | {"tables": tables(report), "notes": []}
+
+
+def tables(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was counted, what was held, and what is said of it."""
+    counts = dict(report["counts"])
+    counts |= {f"faults: {kind}": n for kind, n in counts.pop("faults by kind").items()}
+    held = [
+        [f"{what} of rank {rank}{unit}", *(f"{found[k] / of:.4g}" for k in _MOMENTS)]
+        for what, unit, of in (("memory", ", MB", 1e6), ("handles", "", 1), ("threads", "", 1))
+        for rank, found in sorted(report[what].items())
+    ]
+    held += [
+        [f"cache, {name}, MB; its limit is {one['limit'] / 1e6:.4g}", "", "", f"{most:.4g}"]
+        for name, one in report["cache"].items()
+        for most in (one["most"] / 1e6,)
+    ]
+    return [
+        facts(f"Counts of {report['hours']:.3g} hours", counts),
+        {
+            "title": "What was held",
+            "columns": ["what", "second quarter", "last quarter", "most"],
+            "rows": held,
+        },
+        facts("Verdicts", report["verdicts"]),
+    ]
 
 
 def _growth(values: list[int]) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""The tables of a report as Markdown."""
+"""The tables of a report, and them as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -10,6 +10,20 @@ def markdown(report: dict[str, Any]) -> str:
     for table in report["tables"]:
         parts += [f"### {table['title']}", grid(table["columns"], table["rows"])]
     return "\n\n".join([*parts, *report["notes"]])
+
+
+def facts(title: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of names and what is said of each."""
+    rows = [[name.replace("_", " "), _said(value)] for name, value in found.items()]
+    return {"title": title, "columns": ["what", ""], "rows": rows}
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_said, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -120,6 +120,7 @@ def make_report(found: dict[str, dict[str, float]], args: argparse.Namespace) ->
         "machine": describe("torch", "lightning", "miniaudio", "symusic"),
         "command": f"python benchmarks/waiting.py --steps {args.steps}"
         + (" --shards PERCEPIANO-SHARDS" if args.shards else ""),
+        "measure": "One run",
         "waiting": found,
         "goal": GOAL,
         "tables": [

@@ -1,7 +1,12 @@
-"""What the benchmarks compute out of what they measure: changes, models, plans of many ranks."""
+"""What the benchmarks compute out of what they measure, and what they keep of earlier runs."""
 
+import argparse
 import importlib
+import importlib.util
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from snippets import ROOT
@@ -109,3 +114,120 @@ def test_planning_of_annotations_is_read_off_its_own_benchmark(benchmark, tmp_pa
     assert row["lines"] == 200
     assert row["s"] > 0
     assert row["peak_MB"] >= 0
+
+
+# --- what is kept, recorded and told
+
+
+def test_a_change_of_code_is_another_code_but_not_one_of_records(benchmark, tmp_path, monkeypatch):
+    machine = benchmark("machine")
+    for name in ("benchmarks/machine.py", "loader/cache.py", "benchmarks/results/x.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "benchmarks" / "machine.py"))
+    codes = [machine.code()]
+    (tmp_path / "benchmarks/results/x.json").write_text("two")
+    assert machine.code() == codes[0]
+    for text in ("two", "three"):
+        (tmp_path / "loader/cache.py").write_text(text)
+        codes.append(machine.code())
+    assert len(set(codes)) == 3
+    assert len({code.partition("+")[0] for code in codes}) == 1
+
+
+def test_a_recorded_command_has_every_option_and_no_folder_of_work(benchmark, monkeypatch):
+    kills = benchmark("kills")
+    monkeypatch.setattr(sys, "argv", ["kills.py", "--epochs", "3", "--work", "/w", "--out", "/o"])
+    assert benchmark("machine").command("benchmarks/kills.py", kills._arguments()) == (
+        "python benchmarks/kills.py --kills 10 --seed 0 --epochs 3 --mode fusion --minutes 0.05"
+    )
+    args = argparse.Namespace(data=Path("/home/x"), modes=("a", "b"), fast=True, slow=False, n=None)
+    told = benchmark("machine").command("x.py", args, data="PERCEPIANO")
+    assert told == "python x.py --data PERCEPIANO --modes a b --fast"
+
+
+def test_phases_of_another_code_are_done_again(benchmark, tmp_path, monkeypatch):
+    experiment, done = benchmark("experiment_10k"), []
+
+    def work() -> dict[str, float]:
+        done.append(1)
+        return {"clips": len(done)}
+
+    for code in ("a", "a", "b", "b"):
+        monkeypatch.setattr(experiment, "code", lambda code=code: code)
+        phases = experiment.Phases(tmp_path, [])
+        assert phases.run("pack", work)["clips"] == len(done)
+    assert len(done) == 2
+
+
+def test_folds_of_another_code_are_trained_again(benchmark, tmp_path, monkeypatch):
+    percepiano, trained = benchmark("percepiano"), []
+    monkeypatch.setattr(percepiano, "_build", lambda *arguments: None)
+    monkeypatch.setattr(percepiano, "_train", lambda *arguments: trained.append(1) or {"r2": 0.5})
+    args = argparse.Namespace(work=tmp_path, config=tmp_path / "c.yaml", epochs=1)
+    args.config.write_text("x: 1")
+    for code in ("a", "a", "b", "b"):
+        monkeypatch.setattr(percepiano, "code", lambda code=code: code)
+        found = percepiano._kept("piece", 0, "midi", [], [], tmp_path / "shards", args)
+        assert found["r2"] == 0.5
+    assert len(trained) == 2
+
+
+@pytest.mark.parametrize("mount", [True, False])
+def test_an_epoch_is_compared_with_files_of_the_same_run_alone(benchmark, mount):
+    experiment = benchmark("experiment_10k")
+    epochs = {"first_epoch_s": 100.0, "cached_epoch_s": 20.0, "files_epoch_s": 2000.0}
+    found = {"mount" if mount else "disk": {"seconds": 3.0, **epochs}}
+    args = argparse.Namespace(data=None, clips=10, mount=mount)
+    _, *compared = experiment.make_report(found, args)["tables"]
+    ratios = [[row[-1] for row in table["rows"]] for table in compared]
+    assert ratios == ([["1", "20", "100"]] if mount else [])
+
+
+@pytest.mark.parametrize(
+    ("rounds", "recorded"), [([1.0, 1.6, 2.2], True), ([1.0, 1.1, 2.2], False)]
+)
+def test_what_spreads_by_more_than_its_median_is_not_recorded(
+    benchmark, tmp_path, monkeypatch, capsys, rounds, recorded
+):
+    quick = benchmark("quick")
+    monkeypatch.setattr(quick, "RECORD", tmp_path / "quick.json")
+    monkeypatch.setattr(quick, "_run", lambda name, *rest: {"ratio": rounds})
+    monkeypatch.setattr(sys, "argv", ["quick.py", "--record", "--work", str(tmp_path / "work")])
+    assert quick.main() == (0 if recorded else 1)
+    assert (tmp_path / "quick.json").exists() is recorded
+    assert ("streaming: ratio, scale: ratio" in capsys.readouterr().out) is not recorded
+
+
+def test_what_a_soak_raised_tells_no_folder_of_its_machine(benchmark, tmp_path):
+    soak = benchmark("soak")
+    tally = soak.Tally(raised=[f"FetchError: flaky://{tmp_path}/first/x.tar: gone"])
+    args = argparse.Namespace(work=tmp_path, hours=1.0, clips=2, fault_rate=0.05)
+    report = soak._report(tally, {"raw": 1}, {"raw": 1}, args, hours=1.0)
+    assert report["raised"] == ["FetchError: flaky://first/x.tar: gone"]
+    assert str(tmp_path) not in json.dumps(report)
+
+
+def test_what_is_recorded_is_told(benchmark):
+    recorded = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    assert recorded - {"quick"} <= benchmark("figures").TITLES.keys()
+
+
+def test_a_library_that_caches_no_files_is_asked_nothing_of_caches(monkeypatch, tmp_path):
+    pytest.importorskip("mfusepy", reason="mfusepy is not installed: pip install '.[bench]'")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    path = ROOT / "benchmarks" / "faults" / "run.py"
+    spec = importlib.util.spec_from_file_location("faults_run", path)
+    faults = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(faults)
+    contest = faults.Contest("webdataset", tmp_path / "no python", tmp_path)
+    outcomes = {fault: {"right": 240, "error": ""} for fault in faults.FAULTS}
+    for fault in ("disk of the cache full", "kill -9 three times, then again"):
+        outcomes[fault] = faults.FAULTS[fault](contest)
+    found = {"webdataset": {"version": "1", "error": "", "outcomes": outcomes}}
+    cells = [row[1] for row in faults.table(found)["rows"]]
+    assert cells[-2:] == ["does not apply: caches no local files"] * 2
+    assert cells[0] == "240 right, no error"

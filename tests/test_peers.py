@@ -1,6 +1,7 @@
 """Benchmarks against peers: all deliver the same, all is counted, and nothing is hidden."""
 
 import importlib
+import json
 import sys
 import warnings
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from benchmarks.peers.decoders import (
     tokens_by_pretty_midi,
     tokens_by_symusic,
 )
-from benchmarks.peers.run import TurnError, in_a_session, turn_name
+from benchmarks.peers.run import Run, TurnError, in_a_session, turn_name
 from benchmarks.peers.setting import BATCH, DECODED, FLAC, OURS, USERS, Setting
 from benchmarks.peers.source import read_clips
 
@@ -168,3 +169,13 @@ def test_the_stand_in_for_fuse_gives_the_same_bytes_and_waits(tmp_path, monkeypa
         assert file.read() == content
     assert waited.count(mount.LATENCY_S) >= 2
     assert len(content) / mount.BYTES_PER_S in waited
+
+
+@pytest.mark.parametrize(("code", "seconds", "kept"), [("a", 1.0, 1), ("b", 1.0, 0), ("a", 2.0, 0)])
+def test_turns_of_another_code_or_length_are_measured_again(tmp_path, code, seconds, kept):
+    peer = PEERS[0]
+    path = tmp_path / "turns" / f"{peer.module}.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"seconds": 1.0, "code": "a", PREPARED: {"s": 3.0}}))
+    run = Run(tmp_path, tmp_path, tmp_path / "dataset", rounds=1, seconds=seconds, code=code)
+    assert len(run.results(peer).keys() & {PREPARED}) == kept

@@ -22,6 +22,7 @@ def report(experiments: Experiments, results: dict[str, Row], *, machine: Row, c
     return {
         "machine": machine,
         "command": command,
+        "measure": "One run",
         "mount": mount | {"bytes_per_s": BYTES_PER_S, "fails_every": FAILS_EVERY},
         "samples": experiments.samples,
         "link_s": link_s,

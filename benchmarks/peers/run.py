@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import code
 from benchmarks.peers.catalog import ROWS, Peer
 from benchmarks.peers.meter import PeakMemory
 from benchmarks.peers.setting import FLAC, SOUNDFILE, USERS
@@ -34,6 +35,7 @@ class Run:
         work: holds formats, states, and what each peer's turns found.
         rounds: how often each is measured.
         seconds: how long a turn counts.
+        code: what is measured; turns of another one are measured anew.
     """
 
     work: Path
@@ -41,6 +43,7 @@ class Run:
     dataset: Path
     rounds: int
     seconds: float
+    code: str = field(default_factory=code)
     found: dict[str, Result] = field(default_factory=dict)
 
     def everything(self, peers: list[Peer]) -> None:
@@ -60,11 +63,15 @@ class Run:
                     self._step(peer, "resume", RESUMED, number)
 
     def results(self, peer: Peer) -> Result:
-        """What a peer's turns found, by name; errors of an earlier run are tried again."""
+        """What a peer's turns found, by name.
+
+        Of an earlier run, errors are tried again, and all if it was of another code or length.
+        """
         if peer.module not in self.found:
             path = self._path(peer)
             known = json.loads(path.read_text()) if path.exists() else {}
-            same = known.get("seconds") == self.seconds
+            now = self._told()
+            same = {name: known.get(name) for name in now} == now
             self.found[peer.module] = _without_errors(known) if same else {}
         return self.found[peer.module]
 
@@ -98,7 +105,7 @@ class Run:
         except (TurnError, VenvError) as error:
             known[name] = {"error": str(error)}
             print(error, file=sys.stderr, flush=True)
-        known["seconds"] = self.seconds
+        known |= self._told()
         self._path(peer).parent.mkdir(parents=True, exist_ok=True)
         self._path(peer).write_text(json.dumps(known, indent=1))
 
@@ -122,6 +129,10 @@ class Run:
     def prepare(self, peer: Peer, kind: str) -> None:
         """Write a peer's format, unless it is there; an error is among its results."""
         self._step(peer, "prepare", (kind, USERS), 0)
+
+    def _told(self) -> Result:
+        """What turns have to have in common to stand beside each other."""
+        return {"seconds": self.seconds, "code": self.code}
 
     def _path(self, peer: Peer) -> Path:
         return self.dataset.parent / "turns" / f"{peer.module}.json"

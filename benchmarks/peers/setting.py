@@ -1,5 +1,6 @@
 """What every peer is given, and what it has to give: clips in, batches out."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ BATCH, RATE, FRAMES, NOTES = 16, 24000, 240_000, 512
 SHUFFLE = 1000  # samples, wherever a peer has a buffer or a window
 SHARD_CLIPS = 64  # in every format, but this project's: that is about 14 MB of FLAC
 SEED = 0
+# Numbers of workers that are tried, up to one a core.
+UP_TO_CORES = tuple(sorted({0, 1, 2, len(os.sched_getaffinity(0))}))
 
 FLAC, DECODED = "flac", "decoded"  # what is stored
 USERS, SOUNDFILE, OURS = "users", "soundfile", "ours"  # who decodes FLAC and MIDI

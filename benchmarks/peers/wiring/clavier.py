@@ -6,11 +6,21 @@ from typing import Any
 
 import loader.audio
 from benchmarks.clips import decoded_cache, decoded_tars
-from benchmarks.peers.setting import BATCH, DECODED, OURS, SHUFFLE, SOUNDFILE, Batch, Clip, Setting
+from benchmarks.peers.setting import (
+    BATCH,
+    DECODED,
+    OURS,
+    SHUFFLE,
+    SOUNDFILE,
+    UP_TO_CORES,
+    Batch,
+    Clip,
+    Setting,
+)
 from loader import make_pipeline
 
 PACKAGES = ("miniaudio", "soundfile", "symusic")
-WORKERS = (0, 1, 2)  # threads
+WORKERS = UP_TO_CORES  # threads
 DECODERS = OURS
 RESUMES = "Pipeline.state_dict"
 

@@ -25,11 +25,20 @@ from megatron.energon.av import AVDecoder
 from torch.utils.data import default_collate
 
 from benchmarks.peers.decoders import Decode, Samples, arrays
-from benchmarks.peers.setting import BATCH, DECODED, FLAC, SHUFFLE, Batch, Clip, Setting
+from benchmarks.peers.setting import (
+    BATCH,
+    DECODED,
+    FLAC,
+    SHUFFLE,
+    UP_TO_CORES,
+    Batch,
+    Clip,
+    Setting,
+)
 from benchmarks.peers.wiring import webdataset as tars
 
 PACKAGES = ("megatron-energon",)
-WORKERS = (0, 1, 2)
+WORKERS = UP_TO_CORES
 RESUMES = "save_state_rank"
 _SEQUENCE = 100  # samples read in a row: what its documentation uses
 

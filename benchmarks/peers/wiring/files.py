@@ -9,11 +9,11 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from benchmarks.peers.decoders import Decode, Sample, arrays
-from benchmarks.peers.setting import DECODED, Clip, Setting
+from benchmarks.peers.setting import DECODED, UP_TO_CORES, Clip, Setting
 from benchmarks.peers.torch_loaders import MapLoader
 
 PACKAGES = ("torch",)
-WORKERS = (0, 1, 2)
+WORKERS = UP_TO_CORES
 ANNOTATIONS = "annotations.json"
 RESUMES = "torchdata's StatefulDataLoader"
 

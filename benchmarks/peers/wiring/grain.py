@@ -10,11 +10,11 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from torch.utils.data import default_collate
 
 from benchmarks.peers.decoders import Decode, Sample, arrays
-from benchmarks.peers.setting import BATCH, DECODED, SEED, Batch, Clip, Setting
+from benchmarks.peers.setting import BATCH, DECODED, SEED, UP_TO_CORES, Batch, Clip, Setting
 from benchmarks.peers.source import in_shards
 
 PACKAGES = ("grain", "array-record")
-WORKERS = (0, 1, 2)  # threads that read and map
+WORKERS = UP_TO_CORES  # threads that read and map
 RESUMES = "DatasetIterator.get_state"
 _FILES = ("key", "flac", "midi", "record")
 _ARRAYS = ("key", "audio", "tokens", "labels")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import datasets
 
-from benchmarks.peers.setting import Clip, Setting
+from benchmarks.peers.setting import UP_TO_CORES, Clip, Setting
 from benchmarks.peers.torch_loaders import MapLoader
 from benchmarks.peers.wiring.huggingface import Collate, prepared, write_parquet
 
 PACKAGES = ("datasets", "torchcodec")
-WORKERS = (0, 1, 2)
+WORKERS = UP_TO_CORES
 RESUMES = "torchdata's StatefulDataLoader"
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import datasets
 
-from benchmarks.peers.setting import Clip, Setting
+from benchmarks.peers.setting import UP_TO_CORES, Clip, Setting
 from benchmarks.peers.wiring.huggingface import Streaming, write_parquet
 
 PACKAGES = ("datasets", "torchcodec")
-WORKERS = (0, 1, 2)
+WORKERS = UP_TO_CORES
 RESUMES = "torchdata's StatefulDataLoader; its shuffle buffer is lost"
 
 

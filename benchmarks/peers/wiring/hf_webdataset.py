@@ -5,12 +5,12 @@ from pathlib import Path
 
 import datasets
 
-from benchmarks.peers.setting import Clip, Setting
+from benchmarks.peers.setting import UP_TO_CORES, Clip, Setting
 from benchmarks.peers.wiring import webdataset as tars
 from benchmarks.peers.wiring.huggingface import Streaming
 
 PACKAGES = ("datasets", "torchcodec")
-WORKERS = (0, 1, 2)
+WORKERS = UP_TO_CORES
 RESUMES = "torchdata's StatefulDataLoader; its shuffle buffer is lost"
 
 

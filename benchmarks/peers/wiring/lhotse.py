@@ -22,13 +22,14 @@ from benchmarks.peers.setting import (
     SEED,
     SHARD_CLIPS,
     SHUFFLE,
+    UP_TO_CORES,
     Batch,
     Clip,
     Setting,
 )
 
 PACKAGES = ("lhotse",)
-WORKERS = (0, 1, 2)
+WORKERS = UP_TO_CORES
 RESUMES = "the sampler's state_dict, without workers"
 
 

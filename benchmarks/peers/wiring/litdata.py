@@ -7,10 +7,19 @@ from typing import Any
 import litdata
 
 from benchmarks.peers.decoders import Decode, Sample, arrays
-from benchmarks.peers.setting import BATCH, DECODED, SEED, SHARD_CLIPS, Batch, Clip, Setting
+from benchmarks.peers.setting import (
+    BATCH,
+    DECODED,
+    SEED,
+    SHARD_CLIPS,
+    UP_TO_CORES,
+    Batch,
+    Clip,
+    Setting,
+)
 
 PACKAGES = ("litdata",)
-WORKERS = (0, 1, 2)
+WORKERS = UP_TO_CORES
 RESUMES = "StreamingDataLoader.state_dict"
 _FILES = ("key", "flac", "midi", "record")
 _ARRAYS = ("key", "audio", "tokens", "labels")

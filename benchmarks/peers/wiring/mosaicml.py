@@ -13,10 +13,20 @@ sys.modules.setdefault("torchvision._meta_registrations", ModuleType("_meta_regi
 from streaming import MDSWriter, StreamingDataLoader, StreamingDataset  # noqa: E402
 
 from benchmarks.peers.decoders import Decode, Sample, arrays  # noqa: E402
-from benchmarks.peers.setting import BATCH, DECODED, FLAC, SEED, SHARD_CLIPS, Batch, Clip, Setting  # noqa: E402
+from benchmarks.peers.setting import (  # noqa: E402
+    BATCH,
+    DECODED,
+    FLAC,
+    SEED,
+    SHARD_CLIPS,
+    UP_TO_CORES,
+    Batch,
+    Clip,
+    Setting,
+)
 
 PACKAGES = ("mosaicml-streaming",)
-WORKERS = (0, 1, 2)
+WORKERS = UP_TO_CORES
 RESUMES = "StreamingDataLoader.state_dict"
 _FILES = {"key": "str", "flac": "bytes", "midi": "bytes", "record": "bytes"}
 _ARRAYS = {"key": "str", "audio": "ndarray:int16", "tokens": "ndarray:int16"} | {

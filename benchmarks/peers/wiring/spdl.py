@@ -10,11 +10,11 @@ from spdl.pipeline import PipelineBuilder
 from torch.utils.data import default_collate
 
 from benchmarks.peers.decoders import Decode, Samples
-from benchmarks.peers.setting import BATCH, SEED, Batch, Clip, Setting
+from benchmarks.peers.setting import BATCH, SEED, UP_TO_CORES, Batch, Clip, Setting
 from benchmarks.peers.wiring import files
 
 PACKAGES = ("spdl",)
-WORKERS = (1, 2, 4)  # threads: it has no setting without
+WORKERS = tuple(sorted({*UP_TO_CORES, 4} - {0}))  # threads: it has no setting without
 RESUMES = "no; its source is a list, which begins later"
 
 

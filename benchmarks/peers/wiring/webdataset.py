@@ -8,12 +8,12 @@ import webdataset
 from torch.utils.data import default_collate
 
 from benchmarks.peers.decoders import Decode, Sample, arrays
-from benchmarks.peers.setting import BATCH, DECODED, SEED, SHUFFLE, Clip, Setting
+from benchmarks.peers.setting import BATCH, DECODED, SEED, SHUFFLE, UP_TO_CORES, Clip, Setting
 from benchmarks.peers.source import in_shards
 from benchmarks.peers.torch_loaders import Skipping
 
 PACKAGES = ("webdataset",)
-WORKERS = (0, 1, 2)
+WORKERS = UP_TO_CORES
 RESUMES = "no; skips samples before they are decoded"
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import wids
 
 from benchmarks.peers.decoders import Decode, Sample, arrays
-from benchmarks.peers.setting import DECODED, SEED, SHUFFLE, Clip, Setting
+from benchmarks.peers.setting import DECODED, SEED, SHUFFLE, UP_TO_CORES, Clip, Setting
 from benchmarks.peers.source import in_shards
 from benchmarks.peers.torch_loaders import MapLoader
 from benchmarks.peers.wiring import webdataset as tars
 
 PACKAGES = ("wids",)
-WORKERS = (0, 1, 2)
+WORKERS = UP_TO_CORES
 RESUMES = "torchdata's StatefulDataLoader"
 
 
