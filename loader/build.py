@@ -120,7 +120,8 @@ def make_pipeline(
         on_error: "raise", or "skip" to replace an undecodable sample by a blank row.
         max_error_rate: share of an epoch that may be skipped.
         verify_hash: check the SHA-256 of shards that lie on a disk, too, when they are first
-            opened; what is fetched is always checked.
+            opened; what is fetched is always checked. Where the cache cannot hold a remote shard,
+            that is an error, and it is not read by range.
         rank: of this process; None finds it: torch.distributed, torchrun's or srun's variables.
         world_size: how many ranks there are; found in the same way.
         device: where batches arrive; None leaves them in memory. CUDA gets 16-bit audio over the
@@ -229,7 +230,9 @@ def _open(
         _require_hashes(shards_of_all, by_range=in_place)
     mounted = not read_in_place(shards_of_all, mount).all()
     cached = not in_place and (mounted or decoded_rate is not None)
-    cache = _open_cache(folder, limit_bytes) if cached else None
+    by_range = any(f.local is None for f in shards_of_all.used_folders())
+    needed = verify_hash and by_range
+    cache = _open_cache(folder, limit_bytes, needed=needed) if cached else None
     stats = Stats()
     open_store = partial(_open_store, cache=cache, stats=stats, mount=mount)
     sources = [count_samples(source, keep, open_store) for source in sources]
@@ -251,11 +254,17 @@ def _open(
     return _Opened(sources, weights, fingerprint, store, stats, folder)
 
 
-def _open_cache(folder: Path, limit_bytes: int | None) -> ShardCache | None:
-    """The cache, or None with a warning where its folder cannot be made."""
+def _open_cache(folder: Path, limit_bytes: int | None, *, needed: bool) -> ShardCache | None:
+    """The cache, or None with a warning where its folder cannot be made.
+
+    Raises:
+        CacheError: if it cannot be made and is ``needed``: without, parts of shards would be read.
+    """
     try:
         return ShardCache(folder, limit_bytes)
     except CacheError as error:
+        if needed:
+            raise
         log.warning("%s; shards are read where they lie, again every epoch", error)
         return None
 

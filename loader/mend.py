@@ -1,13 +1,13 @@
 """Finds out why a sample does not decode: a damaged file of the cache, a wrong index, or itself."""
 
-import os
+from collections.abc import Callable
 from hashlib import file_digest
 from pathlib import Path
 
 import numpy as np
 
-from shards.errors import ShardError
-from shards.reader import ShardReader
+from shards.errors import FetchError, ShardError
+from shards.reader import ShardReader, TarFile
 
 
 def is_whole(path: Path, sha256: str | None) -> bool:
@@ -19,12 +19,16 @@ def is_whole(path: Path, sha256: str | None) -> bool:
         return False
 
 
-def is_indexed_wrongly(reader: ShardReader, path: Path) -> bool:
-    """Whether the samples of a tar begin elsewhere than its index says."""
+def is_indexed_wrongly(reader: ShardReader, open_file: Callable[[], TarFile]) -> bool:
+    """Whether the samples of a tar begin elsewhere than its index says; False if that is unknown.
+
+    Args:
+        open_file: opens it to be scanned; may raise StoppedError, as its reads may.
+    """
     try:
-        with ShardReader(path) as scanned:
+        with ShardReader(open_file()) as scanned:
             return not np.array_equal(scanned.offsets, reader.offsets)
-    except (OSError, ShardError):
+    except (OSError, FetchError, ShardError):
         return False
 
 
@@ -34,12 +38,3 @@ def is_another(reader: ShardReader, path: Path) -> bool:
         return path.stat().st_ino != reader.inode
     except OSError:
         return True
-
-
-def remove_index(path: Path) -> None:
-    """Have a tar of the cache scanned when it is opened next.
-
-    Raises:
-        OSError: if it cannot be removed.
-    """
-    os.unlink(path.with_name(f"{path.name}.idx"))

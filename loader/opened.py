@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +16,6 @@ from loader.patient import PatientFile
 from loader.remote import RemoteFile, open_remote
 from shards.errors import CacheError, FetchError, ShardError
 from shards.manifest import require_size
-from shards.mounts import is_local
 from shards.reader import ShardReader, read_index
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,11 @@ class Opened:
         self.stale = False  # another file is there to be read: close it once nobody uses it
         self._pin = pin
 
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it is a file of a cache, held there."""
+        return self._pin is not None
+
     def close(self) -> None:
         self.reader.close()
         if self._pin is not None:
@@ -43,13 +48,15 @@ def open_in_place(
     pin: Pin | None,
     *,
     pause: Pause,
+    mounted: bool,
     verify_hash: bool = False,
     indexed: bool = True,
 ) -> Opened:
-    """A shard where it lies.
+    """A shard where it lies; the pin is released where that fails.
 
     Args:
         pause: waits some seconds between attempts; may raise StoppedError.
+        mounted: it lies on no disk of this machine.
         verify_hash: read all of it once and compare its SHA-256, too.
         indexed: whether its index may be used, if it has one.
 
@@ -60,15 +67,15 @@ def open_in_place(
     """
     assert shard.local is not None
     try:
-        open_file = partial(
-            PatientFile, shard.local, pause=pause, mounted=not is_local(shard.local)
-        )
-        index = _index_of(shard, shard.local, pause) if indexed else None
+        open_file = partial(PatientFile, shard.local, pause=pause, mounted=mounted)
+        index = _index_of(shard, shard.local, pause, mounted=mounted) if indexed else None
         try:
             reader = _reader(shard, open_file(), index, verify_hash=verify_hash)
         except ShardError as error:
             if index is None:
                 raise
+            if shard.home.index is not None:
+                remove_index(shard.home.index)
             log.warning("%s; opened once more without an index", error)
             reader = _reader(shard, open_file(), None, verify_hash=verify_hash)
         return Opened(reader, pin)
@@ -106,18 +113,32 @@ def open_by_range(
 
 
 def open_pinned(
-    shard: Shard, pin: Pin, *, pause: Pause, decoded: bool = False, verify_hash: bool = False
+    shard: Shard,
+    pin: Pin,
+    *,
+    pause: Pause,
+    decoded: bool = False,
+    verify_hash: bool = False,
+    indexed: bool = True,
 ) -> Opened:
     """A shard, or its decoded copy, in the cache; the pin is released where that fails.
+
+    Args:
+        indexed: whether the index of a shard may be used, if it has one; a copy's always is.
 
     Raises:
         ShardError: if it is not what its manifest says, or, decoded, not what was made.
         CacheError: if it is gone again, with the folder that it lay in.
     """
-    digest = (kept_digest(pin.path) if decoded else _digest_of(shard, pin)) if verify_hash else None
+    digest = expected_digest(shard, pin.path, decoded=decoded) if verify_hash else None
     try:
-        open_reader = _copy_reader if decoded else partial(_cached_file_reader, pause=pause)
-        reader = _cached_reader(shard, pin.path, open_reader)
+        open_reader: Callable[[], ShardReader]
+        if decoded:
+            open_reader = partial(MappedReader, pin.path, samples=shard.info.nsamples)
+            reader = _scanned_if_need_be(open_reader, beside(pin.path))
+        else:
+            open_reader = partial(_cached_reader, shard, pin.path, pause=pause, indexed=indexed)
+            reader = _scanned_if_need_be(open_reader, index_path(shard, pin.path))
         try:
             require_digest(reader, digest)
         except BaseException:
@@ -145,8 +166,19 @@ def digest_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _digest_of(shard: Shard, pin: Pin) -> str | None:
-    return shard.info.sha256 or kept_digest(pin.path)
+def expected_digest(shard: Shard, path: Path, *, decoded: bool) -> str | None:
+    """SHA-256 that the file of a shard, or of its decoded copy, must have in the cache."""
+    return kept_digest(path) if decoded else shard.info.sha256 or kept_digest(path)
+
+
+def index_path(shard: Shard, path: Path) -> Path:
+    """Where the index of a shard is: of a tar that somebody else wrote, in the cache."""
+    return shard.home.index or beside(path)
+
+
+def beside(path: Path) -> Path:
+    """Where the index of a tar is as a rule."""
+    return path.with_name(f"{path.name}.idx")
 
 
 def require_digest(reader: ShardReader, expected: str | None) -> None:
@@ -176,39 +208,39 @@ def missing(shard: Shard) -> FetchError:
     return FetchError(f"{shard.url}: the shard is missing{named}")
 
 
-def _cached_reader(
-    shard: Shard, path: Path, open_reader: Callable[[Shard, Path], ShardReader]
-) -> ShardReader:
+def _scanned_if_need_be(open_reader: Callable[[], ShardReader], index: Path) -> ShardReader:
     """A reader of a cached file. An index that does not fit it goes, and it is scanned."""
     try:
-        return open_reader(shard, path)
+        return open_reader()
     except ShardError as error:
-        index = path.with_name(f"{path.name}.idx")
         if not index.exists():
             raise
-        index.unlink(missing_ok=True)
+        remove_index(index)
         log.warning("%s; opened once more without an index", error)
-        return open_reader(shard, path)
+        return open_reader()
 
 
-def _copy_reader(shard: Shard, path: Path) -> ShardReader:
-    return MappedReader(path, samples=shard.info.nsamples)
+def remove_index(index: Path) -> None:
+    """Remove an index of the cache; where that can only be read, it fails and is told once more."""
+    with suppress(OSError):
+        index.unlink(missing_ok=True)
 
 
-def _cached_file_reader(shard: Shard, path: Path, *, pause: Pause) -> ShardReader:
-    index = _index_of(shard, path, pause)
+def _cached_reader(shard: Shard, path: Path, *, pause: Pause, indexed: bool) -> ShardReader:
+    index = _index_of(shard, path, pause, mounted=False) if indexed else None
     file = PatientFile(path, pause=pause, mounted=False)
     return _reader(shard, file, index, verify_hash=False)
 
 
-def _index_of(shard: Shard, path: Path, pause: Pause) -> bytes | None:
+def _index_of(shard: Shard, path: Path, pause: Pause, *, mounted: bool) -> bytes | None:
     """Content of a shard's index, if it has one and that is of use."""
     if shard.info.nsamples < 0:
         return None
-    index = shard.home.index or path.with_name(f"{path.name}.idx")
+    index = index_path(shard, path)
     read = partial(read_index, index, samples=shard.info.nsamples)
+    slow = mounted and shard.home.index is None
     try:
-        return bytes(retry(partial(within, read, pause=pause), str(index), pause=pause))
+        return retry(partial(within, read, pause=pause) if slow else read, str(index), pause=pause)
     except FileNotFoundError:
         return None
 

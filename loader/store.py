@@ -15,22 +15,25 @@ from typing import Any
 import numpy as np
 
 from loader.cache import Pin, ShardCache, pin_if_cached
-from loader.catalog import Catalog
+from loader.catalog import Catalog, Shard
 from loader.disk import write_whole
 from loader.inplace import read_in_place
 from loader.lapse import Lapse
-from loader.mend import is_another, is_indexed_wrongly, is_whole, remove_index
+from loader.mend import is_another, is_indexed_wrongly, is_whole
 from loader.opened import (
     Opened,
+    beside,
     digest_path,
-    kept_digest,
+    expected_digest,
     missing,
     open_by_range,
     open_in_place,
     open_pinned,
+    remove_index,
 )
 from loader.order import Positions
 from loader.patience import PATIENCE
+from loader.patient import PatientFile
 from loader.source import Source
 from loader.stats import Stats
 from loader.transfer import StoppedError, transfer
@@ -84,8 +87,10 @@ class ShardStore:
         self._first_shards = np.cumsum([0, *(len(source.shards) for source in sources)])
         self._options = [dict(source.options) for source in sources]
         self._cache, self._stats = cache, stats
-        self._in_place = read_in_place(self.shards, mount)
+        self._on_disk = read_in_place(self.shards, None)
+        self._in_place = self._on_disk if mount is None else read_in_place(self.shards, mount)
         if cache is None:
+            self._in_place = self._in_place.copy()
             self._in_place[:] = True
         self._open: OrderedDict[int, Opened] = OrderedDict()
         self._lock = threading.Condition()
@@ -195,18 +200,20 @@ class ShardStore:
         name = self._decoded_name(number) if entry.decoded else self._raw_name(number)
         path = Path() if self._cache is None else self._cache.folder / name
         if entry.reader.name != str(path):  # not out of the cache
-            if shard.local is None or not is_indexed_wrongly(entry.reader, shard.local):
+            if shard.local is None or not self._is_indexed_wrongly(number, entry, shard.local):
                 return False
             log.warning("%s: its index is not its own and not used", shard.url)
-            self._unindexed.add(number)
+            self._do_without_index(number, None)
             return True
-        expected = kept_digest(path) if entry.decoded else shard.info.sha256 or kept_digest(path)
         try:
-            if is_whole(path, expected):
-                if not is_indexed_wrongly(entry.reader, path):
+            if is_whole(path, expected_digest(shard, path, decoded=entry.decoded)):
+                if not self._is_indexed_wrongly(number, entry, path):
                     return is_another(entry.reader, path)
                 log.warning("%s: its index is not its own; it is scanned", path)
-                remove_index(path)
+                if entry.decoded:
+                    beside(path).unlink()
+                else:
+                    self._do_without_index(number, beside(path))
                 return True
             log.warning("%s: is damaged; it is removed from the cache and made anew", path)
             assert self._cache is not None
@@ -215,6 +222,18 @@ class ShardStore:
             log.warning("%s: is damaged and not used any more: %s", path, error)
             self._shunned.add((number, entry.decoded))
         return True
+
+    def _is_indexed_wrongly(self, number: int, entry: Opened, path: Path) -> bool:
+        mounted = path == self.shards[number].local and not self._on_disk[number]
+        open_file = partial(PatientFile, path, pause=self.pause, mounted=mounted)
+        return is_indexed_wrongly(entry.reader, open_file)
+
+    def _do_without_index(self, number: int, beside_tar: Path | None) -> None:
+        """Have a tar scanned when it is opened next, and in later runs if its index is ours."""
+        self._unindexed.add(number)
+        index = self.shards[number].home.index or beside_tar
+        if index is not None:
+            remove_index(index)
 
     def _raw_name(self, number: int) -> str:
         shard = self.shards[number]
@@ -296,11 +315,18 @@ class ShardStore:
             return entry
         if self._decoded:
             self.undecoded.put(number)
+        cause: CacheError | None = None
         if not self._in_place[number] and (number, False) not in self._shunned:
             try:
                 return self._open_cached(number)
             except CacheError as error:
+                cause = error
                 self._lapse.begin(error)
+        if self._verify_hash and self.shards[number].local is None:
+            raise CacheError(
+                f"{self.shards[number].url}: verify_hash=True reads it whole, through a cache, and "
+                f"not by range: {cause or 'what the cache has of it is damaged and cannot go'}"
+            ) from cause
         return self._open_direct(number)
 
     def _open_direct(self, number: int) -> Opened:
@@ -310,27 +336,45 @@ class ShardStore:
             options = self._options_of(number)
             count = partial(self._stats.count, "fetched_bytes")
             return open_by_range(shard, options, pause=self.pause, count=count)
-        pin = pin_if_cached(shard.local, stop=self._stop)
-        if pin is not None:
-            self._stats.opened(str(shard.local))
-        verify, indexed = self._is_unverified(number), number not in self._unindexed
-        opener = partial(
-            open_in_place, shard, pin, pause=self.pause, verify_hash=verify, indexed=indexed
-        )
+        verify = self._is_unverified(number)
+        opener = partial(self._open_in_place, number, shard, verify_hash=verify)
         try:
             entry = self._mounts.patiently(shard.home.local, opener, shard.url, pause=self.pause)
         except FileNotFoundError:
             raise missing(shard) from None
+        if entry.is_pinned:
+            self._stats.opened(str(shard.local))
         self._verified.add(number)
         return entry
 
+    def _open_in_place(self, number: int, shard: Shard, *, verify_hash: bool) -> Opened:
+        """One attempt at a shard of this machine: pinned, if it lies in a cache."""
+        assert shard.local is not None
+        on_disk = bool(self._on_disk[number])
+        try:
+            pin = pin_if_cached(shard.local, stop=self._stop) if on_disk else None
+        except InterruptedError as error:
+            raise StoppedError from error
+        return open_in_place(
+            shard,
+            pin,
+            pause=self.pause,
+            mounted=not on_disk,
+            verify_hash=verify_hash,
+            indexed=number not in self._unindexed,
+        )
+
     def _open_decoded(self, number: int) -> Opened | None:
         """The decoded copy, if there is one; a damaged one goes, to be made again."""
-        if (pin := self._find_decoded(number)) is None:
-            return None
         name = self._decoded_name(number)
         verify = self._verify_hash and name not in self._made
-        entry = self._open_or_remove(number, pin, name, decoded=True, verify_hash=verify)
+        try:
+            if (pin := self._find_decoded(number)) is None:
+                return None
+            entry = self._open_or_remove(number, pin, name, decoded=True, verify_hash=verify)
+        except CacheError as error:
+            log.warning("%s; the shard itself is read", error)
+            return None
         if entry is not None:
             self._made.add(name)
             self._stats.opened(name)
@@ -341,10 +385,11 @@ class ShardStore:
         name = self._raw_name(number)
         with self._wanting(number):
             pin, there = self._fetch(number)
-            verify = self._is_unverified(number)
-            entry = self._open_or_remove(number, pin, name, verify_hash=verify) if there else None
+            verify = there and self._is_unverified(number)
+            open_first = self._open_or_remove if there else self._open_if_there
+            entry = open_first(number, pin, name, verify_hash=verify)
             if entry is None:
-                pin = self._fetch(number)[0] if there else pin
+                pin = self._fetch(number)[0]
                 entry = open_pinned(self.shards[number], pin, pause=self.pause)
         self._verified.add(number)
         self._stats.opened(name)
@@ -356,16 +401,37 @@ class ShardStore:
     def _open_or_remove(
         self, number: int, pin: Pin, name: str, *, decoded: bool = False, verify_hash: bool = False
     ) -> Opened | None:
-        """A file that lay in the cache, or None after it was removed because it is damaged."""
+        """A file that lay in the cache; None if it is gone, or removed because it is damaged."""
         assert self._cache is not None
         try:
-            shard = self.shards[number]
-            return open_pinned(
-                shard, pin, pause=self.pause, decoded=decoded, verify_hash=verify_hash
-            )
+            return self._open_if_there(number, pin, name, decoded=decoded, verify_hash=verify_hash)
         except ShardError as error:
             log.warning("%s; it is removed from the cache and made anew", error)
-            self._cache.remove(name, stop=self._stop)
+            try:
+                self._cache.remove(name, stop=self._stop)
+            except CacheError:
+                self._shunned.add((number, decoded))
+                raise
+            return None
+
+    def _open_if_there(
+        self, number: int, pin: Pin, name: str, *, decoded: bool = False, verify_hash: bool = False
+    ) -> Opened | None:
+        """A file of the cache, or None if it went after it was pinned, with its folder."""
+        indexed = number not in self._unindexed
+        try:
+            return open_pinned(
+                self.shards[number],
+                pin,
+                pause=self.pause,
+                decoded=decoded,
+                verify_hash=verify_hash,
+                indexed=indexed,
+            )
+        except CacheError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            log.info("%s; %s is made anew", error, name)
             return None
 
     def _find_decoded(self, number: int) -> Pin | None:
