@@ -6,7 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -122,7 +122,7 @@ def transfer(
     """
     part = part_path(target, size)
     if sha256 is None:
-        part.unlink(missing_ok=True)
+        _remove(part)
     source = _Source(url, storage_options, size=size, gate=gate, pause=pause)
     for _ in range(2):  # content that does not match is fetched once more, afresh
         version = source.version() if sha256 is None else ""
@@ -134,7 +134,7 @@ def transfer(
             with writing(part.parent):
                 os.replace(part, target)
             return digest
-        part.unlink(missing_ok=True)
+        _remove(part)
     if not same:
         raise FetchError(f"{url}: is being written: it changed while it was read, twice")
     if sha256 is None:
@@ -190,12 +190,17 @@ class _Source:
         """
 
         def there() -> int:
-            return part.stat().st_size if part.exists() else 0
+            with writing(part.parent):
+                try:
+                    return part.stat().st_size
+                except FileNotFoundError:  # and not the file at the URL
+                    return 0
 
         try:
             return str(self._retried(partial(self._continue, part), progress=there))
         except CacheError:
-            part.unlink(missing_ok=True)  # room for others
+            with suppress(CacheError):
+                _remove(part)  # room for others
             raise
 
     def _retried(
@@ -225,7 +230,8 @@ class _Source:
         """
         opener = partial(self._fs.open, self._path, "rb", **options, **self._known)
         with WatchedFile(opener, pause=self._pause) as source, _appending(part) as target:
-            digest = _sha256(part) if target.tell() else hashlib.sha256()
+            with writing(part.parent):
+                digest = _sha256(part) if target.tell() else hashlib.sha256()
             source.seek(target.tell())
             while chunk := self._read(source):
                 with writing(part.parent):
@@ -259,6 +265,11 @@ def _appending(part: Path) -> Iterator[BinaryIO]:
     finally:
         with writing(part.parent):
             target.close()
+
+
+def _remove(part: Path) -> None:
+    with writing(part.parent):
+        part.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> "hashlib._Hash":
