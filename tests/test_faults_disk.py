@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import corpus
@@ -32,7 +33,11 @@ class Disk:
     def make_read_only(self) -> None:
         """By a mount over it: files that are open stay open for writing."""
         subprocess.run(["mount", "--bind", self.point, self.point], check=True)
-        self.remount("bind,ro")
+        for _ in range(100):  # busy while a file that was opened since is written
+            with suppress(subprocess.CalledProcessError):
+                return self.remount("bind,ro")
+            time.sleep(0.05)
+        raise AssertionError("the disk stays busy")
 
 
 @pytest.fixture
