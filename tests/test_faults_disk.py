@@ -32,10 +32,12 @@ class Disk:
 
     def make_read_only(self) -> None:
         """By a mount over it: files that are open stay open for writing."""
-        subprocess.run(["mount", "--bind", self.point, self.point], check=True)
-        for _ in range(100):  # busy while a file that was opened since is written
+        for _ in range(100):
+            subprocess.run(["mount", "--bind", self.point, self.point], check=True)
             with suppress(subprocess.CalledProcessError):
                 return self.remount("bind,ro")
+            # a file was opened between the two: what comes is opened below it again
+            subprocess.run(["umount", "--lazy", self.point], check=True)
             time.sleep(0.05)
         raise AssertionError("the disk stays busy")
 
