@@ -202,3 +202,16 @@ def test_int16_audio_is_changed_as_its_float():
     augmenter = only(gain_p=1.0)
     found = [augmenter(b, epoch=0, step=0, rank=0)[0]["audio"] for b in (given, ints)]
     torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: what waits for it does not show")
+def test_nothing_but_a_change_of_tempo_or_pitch_waits_for_the_gpu():
+    names = [name for name in OFF if name not in ("stretch_p", "pitch_p")]
+    augmenter = only("audio", **dict.fromkeys(names, 1.0), max_transforms=9)
+    there = {name: value.cuda() for name, value in batch().items()}
+    augmenter(there, epoch=0, step=0, rank=0)  # loads kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        augmenter(there, epoch=0, step=1, rank=0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -9,6 +9,7 @@ from hashlib import sha256
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -373,6 +374,21 @@ def test_a_fusion_trains_augmented_from_the_command_line(shards: Path, tmp_path:
     (best,) = tmp_path.rglob("best.ckpt")
     hyper_parameters = torch.load(best, weights_only=True)["hyper_parameters"]
     assert Rater(**hyper_parameters).model is not None
+
+
+def test_batches_arrive_where_the_trainer_computes_if_that_is_cuda(
+    shards: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """Where this PyTorch finds none, the pipeline says what it was asked for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, asked in (("cuda:1", True), ("cpu", False)):
+        data = PianoData(shards=str(shards), mode="midi", batch_size=4, num_workers=0)
+        trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(name)))
+        data.trainer = trainer
+        caplog.clear()
+        data.setup("validate")
+        data.teardown("validate")
+        assert ("type='cuda', index=1" in caplog.text) is asked
 
 
 def test_validation_sees_every_sample_once_in_every_pass(shards: Path):

@@ -13,6 +13,7 @@ from loader.backends import import_torchaudio
 from trainer import effects, vocoder
 from trainer.attention import real_positions
 from trainer.augmentation import TRANSFORMS, Augmentation, Range, Rows, choose
+from trainer.devices import placed
 from trainer.models import Batch, Mode, waveform
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ class Augmenter:
 
     It holds no state: what becomes of a batch depends on the seed, on the numbers of epoch and
     step, and on the rank, so that a resumed run goes on as if it had never stopped. Choices are
-    drawn on the CPU, noise on the batch's device; nothing waits for the device.
+    drawn on the CPU, noise on the batch's device. Nothing waits for the device but a change of
+    tempo or pitch, whose inverse transform looks whether its windows overlap.
     """
 
     def __init__(self, settings: Augmentation, *, mode: Mode, sample_rate: int, seed: int) -> None:
@@ -79,8 +81,7 @@ class Augmenter:
         semitones = int(rng.integers(1, most + 1) * rng.choice((-1, 1))) if most else 0
         fits = None
         if self.mode != "audio":
-            device = batch["midi"].device
-            at = torch.from_numpy(rows).to(device)
+            at = placed(rows, batch["midi"].device)
             tokens, fits = vocoder.transposed(
                 batch["midi"][at], batch["midi_notes"][at], semitones=semitones
             )
@@ -91,7 +92,7 @@ class Augmenter:
 
     def _velocity(self, batch: dict[str, Any], rows: Rows, rng: np.random.Generator) -> None:
         most = self.settings.velocity_steps
-        steps = torch.from_numpy(rng.integers(-most, most + 1, len(rows))).to(batch["midi"].device)
+        steps = placed(rng.integers(-most, most + 1, len(rows)), batch["midi"].device)
         batch["midi"] = _with_rows(
             batch["midi"], rows, partial(vocoder.struck, steps=steps), batch["midi_notes"]
         )
@@ -115,12 +116,13 @@ class Augmenter:
             hz, db = float(np.exp(rng.uniform(low, high))), rng.uniform(*self.settings.peak_db)
             made = effects.biquads(str(kind), hz=hz, db=float(db), sample_rate=self.sample_rate)
             coefficients.append(made)
-        b, a = torch.tensor(coefficients).to(batch["audio"].device).unbind(dim=1)
+        values = np.asarray(coefficients, np.float32)
+        b, a = placed(values, batch["audio"].device).unbind(dim=1)
         effect = partial(effects.filtered, numerator=b, denominator=a, sample_rate=self.sample_rate)
         batch["audio"] = _with_rows(batch["audio"], rows, effect)
 
     def _noise(self, batch: dict[str, Any], rows: Rows, rng: np.random.Generator) -> None:
-        audio, at = batch["audio"], torch.from_numpy(rows).to(batch["audio"].device)
+        audio, at = batch["audio"], placed(rows, batch["audio"].device)
         effect = partial(
             effects.noisy,
             frames=batch["audio_frames"][at],
@@ -150,7 +152,7 @@ class Augmenter:
         # Not with what lacks a label that the row has; and padding stays padding.
         empty = batch["weight"] <= 0
         lacks = (other.isnan() & ~labels.isnan()).any(dim=1) | empty | empty.roll(1)
-        own = torch.from_numpy(share).to(labels)
+        own = placed(share, labels.device).to(labels.dtype)
         own = torch.where(lacks, 1.0, own)[:, None]
         mixed = own < 1
         for name, kept in (("audio", batch["audio"]), ("labels", labels)):
@@ -189,7 +191,7 @@ def _stretched(
     audio: Tensor, frames: Tensor, rows: Rows, rate: float, sample_rate: int
 ) -> tuple[Tensor, Tensor]:
     """(B, T) and (B,): some rows at another tempo, whole, all padded to the longest."""
-    at = torch.from_numpy(rows).to(audio.device)
+    at = placed(rows, audio.device)
     other = vocoder.stretched(audio[at], rate=rate, sample_rate=sample_rate)
     samples = max(audio.shape[1], other.shape[1])
     pad = torch.nn.functional.pad
@@ -202,7 +204,7 @@ def _with_rows(
     values: Tensor, rows: Rows, change: Callable[..., Tensor], *others: Tensor
 ) -> Tensor:
     """``values`` with ``change(values[rows], *others[rows])`` in their place."""
-    at = torch.from_numpy(rows).to(values.device)
+    at = placed(rows, values.device)
     return values.index_copy(0, at, change(values[at], *(other[at] for other in others)))
 
 
@@ -213,7 +215,7 @@ def _where(change: Callable[[Tensor], Tensor], which: Tensor | None, audio: Tens
 
 
 def _drawn(span: Range, rows: Rows, rng: np.random.Generator, device: torch.device) -> Tensor:
-    return torch.from_numpy(rng.uniform(*span, len(rows))).float().to(device)
+    return placed(rng.uniform(*span, len(rows)).astype(np.float32), device)
 
 
 def _generator(device: torch.device, rng: np.random.Generator) -> torch.Generator:

@@ -225,7 +225,7 @@ class Command(LightningCLI):
         batch, samples = init.data.first_batch()
         most = min(MOST, samples, before if accumulates else MOST)
         self._say("looking for the largest batch that fits ...")
-        found = largest_batch(init.model, batch, options, most=most)
+        found = largest_batch(init.model, batch, options, most=most, ahead=init.data.ahead)
         if accumulates:
             found, parts = shares(before, fitting=found)
             asked.trainer.accumulate_grad_batches *= parts

@@ -1,12 +1,14 @@
 """The data of a run: pipelines over its splits, and where they stand in a checkpoint."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningDataModule
 
 from loader import Pipeline, make_pipeline
+from loader.machine import usable_cores
 from loader.transfer import read_url
 from shards.errors import ManifestError
 from shards.manifest import NAME, Manifest, load_manifest
@@ -97,7 +99,7 @@ class PianoData(LightningDataModule):
             sample_rate: Hz that the audio is brought to.
             clip_seconds: length of a clip; null takes recordings whole.
             crop: where the clip lies in a longer training sample.
-            audio_dtype: int16 halves what travels to the device.
+            audio_dtype: int16 halves what travels to the device; to a GPU of CUDA it always does.
             max_notes: notes of a clip; later ones are left out.
             on_error: raise, or skip samples that cannot be decoded, up to max_error_rate.
             max_error_rate: share of skipped samples past which it raises after all.
@@ -168,6 +170,11 @@ class PianoData(LightningDataModule):
         """Training batches of the epoch that are still to come on this rank."""
         return self._open["train"].batches_left
 
+    @property
+    def ahead(self) -> int:
+        """Batches that are made while one is trained on, at most; on a GPU, they lie there."""
+        return batches_ahead(self._common)
+
     def first_batch(self) -> tuple[dict[str, Any], int]:
         """A training batch, and how many samples an epoch of training has at most."""
         with self._pipeline("train", **self._training | {"drop_last": False}) as pipe:
@@ -217,10 +224,22 @@ class PianoData(LightningDataModule):
         url = f"{self.root}/{split}"
         if split == "val" and self.val_shards:
             url = self.val_shards
-        return make_pipeline(url, dimensions=list(self.statistics), **self._common, **options)
+        own: dict[str, Any] = {"dimensions": list(self.statistics), "device": self._gpu()}
+        return make_pipeline(url, **own, **self._common, **options)
+
+    def _gpu(self) -> torch.device | None:
+        """Where batches are to arrive, beside what the GPU computes; None is in memory."""
+        device = self.trainer.strategy.root_device if self.trainer else None
+        return device if device is not None and device.type == "cuda" else None
 
     def _current_epoch(self) -> int:
         return self.trainer.current_epoch if self.trainer else 0
+
+
+def batches_ahead(options: Mapping[str, Any]) -> int:
+    """Batches that a pipeline makes ahead, at most, by a config's ``data`` section."""
+    workers = options["num_workers"]
+    return max(int(options["prefetch"]), usable_cores() if workers == "auto" else int(workers))
 
 
 def label_statistics(manifest: Manifest, *, dimensions: list[str] | None, root: str) -> Statistics:

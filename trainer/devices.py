@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 # Not all of a model in 16 bits: spectrograms, and the scale of the labels, need their digits.
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
@@ -16,6 +18,17 @@ _AMPERE = (8, 0)  # the first with bfloat16 in its tensor cores; others only pre
 def uses_cuda(accelerator: str) -> bool:
     """Whether Lightning's ``accelerator`` is CUDA on this machine."""
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def placed(values: NDArray[Any], device: torch.device) -> Tensor:
+    """Values of this machine's memory on a device; a GPU is not waited for, and goes on computing.
+
+    A copy from memory that is not pinned waits until the GPU has done all that it was given.
+    """
+    held = torch.from_numpy(values)
+    if device.type != "cuda":
+        return held.to(device)
+    return held.pin_memory().to(device, non_blocking=True)
 
 
 def precision(asked: str, *, accelerator: str) -> str:

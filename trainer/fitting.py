@@ -18,7 +18,12 @@ _ROOM = 0.9  # of a machine's free memory: what other programs may need
 
 
 def largest_batch(
-    model: LightningModule, batch: Mapping[str, Any], options: Mapping[str, Any], *, most: int
+    model: LightningModule,
+    batch: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    most: int,
+    ahead: int,
 ) -> int:
     """Rows of the largest batch that a training step has memory for.
 
@@ -26,6 +31,7 @@ def largest_batch(
         batch: a real one, of any size; its rows are repeated.
         options: of Lightning's Trainer; see ``run_step``.
         most: rows that are never exceeded.
+        ahead: batches that the loader makes meanwhile.
 
     Raises:
         OutOfMemoryError: not even one row fits.
@@ -33,7 +39,7 @@ def largest_batch(
     free = 0 if uses_cuda(str(options["accelerator"])) else room(free_memory())
 
     def try_rows(rows: int) -> Step:
-        return run_step(model, resized(batch, rows), options)
+        return run_step(model, resized(batch, rows), options, ahead=ahead)
 
     found = most_rows(try_rows, most=most, free_bytes=free)
     if not found:

@@ -117,6 +117,7 @@ def rate_shards(judge: Judge, url: str, args: argparse.Namespace) -> Iterator[di
         max_notes=judge.max_notes,
         rank=0,
         world_size=1,
+        device=judge.device if judge.device.type == "cuda" else None,
     )
     with pipe:
         for batch in tqdm(pipe, total=len(pipe), desc="rating", unit="batch", disable=None):

@@ -4,11 +4,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from loader.finding import Finding
 from loader.machine import free_memory
-from trainer.data import PianoData
+from trainer.data import PianoData, batches_ahead
 from trainer.models import Batch
 from trainer.plan import Plan
 
@@ -66,7 +65,7 @@ def load(plan: Plan) -> Loaded:
 def check_room(plan: Plan, *, free_bytes: int | None = None) -> Iterator[Finding]:
     """Whether the batches that are decoded ahead fit into memory."""
     free = free_memory() if free_bytes is None else free_bytes
-    needed = batch_bytes(plan, plan.batch_size) * (_ahead(plan) + _SPARE)
+    needed = batch_bytes(plan, plan.batch_size) * (batches_ahead(plan.data) + _SPARE)
     text = f"batches ahead take {needed / 1e9:.1f} GB, {free / 1e9:.1f} are free"
     if not free or needed < 0.8 * free:
         return
@@ -93,8 +92,3 @@ def batch_bytes(plan: Plan, rows: int) -> int:
     audio = seconds * plan.data["sample_rate"] * _FLOAT_BYTES if plan.hears else 0.0
     notes = plan.data["max_notes"] * _TOKENS if plan.mode != "audio" else 0
     return round(rows * (audio + notes))
-
-
-def _ahead(plan: Plan) -> int:
-    workers: Any = plan.data["num_workers"]
-    return max(int(plan.data["prefetch"]), 0 if workers == "auto" else int(workers))

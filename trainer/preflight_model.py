@@ -8,6 +8,7 @@ import torch
 from loader.finding import Finding, State
 from loader.machine import free_memory
 from trainer.augmentation import Augmentation
+from trainer.data import batches_ahead
 from trainer.devices import uses_cuda
 from trainer.fitting import foreseen, most_rows, room
 from trainer.memory import OutOfMemoryError, largest, shares
@@ -88,7 +89,8 @@ def try_step(plan: Plan, statistics: Statistics, batch: Batch) -> Step:
     Raises:
         OutOfMemoryError: it does not fit.
     """
-    return run_step(build(plan, plan.mode, statistics), batch, options_of(plan.trainer))
+    model, ahead = build(plan, plan.mode, statistics), batches_ahead(plan.data)
+    return run_step(model, batch, options_of(plan.trainer), ahead=ahead)
 
 
 def check_step(

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from trainer.devices import precision
 from trainer.memory import OutOfMemoryError, is_out_of_memory
+from trainer.models import waveform
 
 # Of a run's options, those that decide what a step takes.
 _OPTIONS = ("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm")
@@ -31,18 +32,21 @@ class Step:
     peak_bytes: int
 
 
-def run_step(model: LightningModule, batch: Mapping[str, Any], options: Mapping[str, Any]) -> Step:
+def run_step(
+    model: LightningModule, batch: Mapping[str, Any], options: Mapping[str, Any], *, ahead: int
+) -> Step:
     """Train a copy of a model on a batch, as Lightning does it: gradients, optimiser and all.
 
     Args:
         batch: on the CPU, as the pipeline gives it.
         options: of Lightning's Trainer, by ``options_of``.
+        ahead: batches that the loader would have on a GPU meanwhile.
 
     Raises:
         OutOfMemoryError: it does not fit.
     """
     try:
-        return _train(model, batch, options)
+        return _train(model, batch, options, ahead)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -72,7 +76,9 @@ def resized(batch: Mapping[str, Any], rows: int) -> dict[str, Any]:
     }
 
 
-def _train(model: LightningModule, batch: Mapping[str, Any], options: Mapping[str, Any]) -> Step:
+def _train(
+    model: LightningModule, batch: Mapping[str, Any], options: Mapping[str, Any], ahead: int
+) -> Step:
     """The step itself; all that it makes is let go with this frame."""
     clock = _Clock()
     with _quiet():
@@ -86,9 +92,25 @@ def _train(model: LightningModule, batch: Mapping[str, Any], options: Mapping[st
             limit_val_batches=0,
         )
         meter = _Meter(trainer.strategy.root_device)
-        batches: Any = DataLoader([batch, batch], batch_size=None)  # type: ignore[arg-type]
+        fed: Any = _fed(batch, trainer.strategy.root_device, ahead=ahead)
+        batches: Any = DataLoader(fed, batch_size=None)
         trainer.fit(copy.deepcopy(model), train_dataloaders=batches)
         return Step(clock.seconds, meter.peak_bytes())
+
+
+def _fed(batch: Mapping[str, Any], device: torch.device, *, ahead: int) -> list[Mapping[str, Any]]:
+    """A batch for each of two steps; on a GPU, as often as the loader would have one there."""
+    if device.type != "cuda":
+        return [batch, batch]
+    return [
+        {
+            name: (waveform(value) if name == "audio" else value).to(device, copy=True)
+            if isinstance(value, torch.Tensor)
+            else value
+            for name, value in batch.items()
+        }
+        for _ in range(max(2, 1 + ahead))
+    ]
 
 
 @contextmanager
