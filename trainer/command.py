@@ -32,6 +32,7 @@ from trainer.stopping import Stopped, StopSignals
 from trainer.trial import options_of
 
 _RUNS = Path("runs")
+_OTHER_MODEL = "Error(s) in loading state_dict"  # as PyTorch says it
 
 
 def main(name: str, argv: list[str]) -> int:
@@ -104,6 +105,11 @@ class Command(LightningCLI):
         """The parsed config of the command, without its name."""
         return self.config[self.subcommand] if self.subcommand else self.config
 
+    def _parse_ckpt_path(self) -> None:
+        """Let a fit's config say what the model is; elsewhere the checkpoint says it."""
+        if self._name != "fit":
+            super()._parse_ckpt_path()
+
     def before_instantiate_classes(self) -> None:
         """Find the run's folder, and what the command goes on from or looks at.
 
@@ -160,12 +166,26 @@ class Command(LightningCLI):
             self._tell_stopped(stopped)
             raise
         except (RuntimeError, MemoryError) as error:
+            if _OTHER_MODEL in str(error):
+                raise ValueError(f"--ckpt_path: {self.asked.ckpt_path}: {error}") from error
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemoryError(self._out_of_memory(error)) from error
         finally:
             if _is_first():
-                self.folder.close()
+                self._close()
+
+    def _close(self) -> None:
+        """Wait until the run lies where it is to lie."""
+        try:
+            self.folder.close()
+        except Stopped as stopped:
+            self._say(
+                f"stopped by {stopped} while the run was carried to {self.asked.out}: it lies in "
+                f"{self.folder.path}; the same command carries what is not there yet"
+            )
+            stopped.told = True
+            raise
 
     def _prepare_fit(self) -> None:
         """Go on with the run in the folder, or begin one."""
@@ -255,18 +275,23 @@ class Command(LightningCLI):
         checkpoint, state = self.asked.ckpt_path, self.folder.state()
         if checkpoint is None:
             return "a new run"
-        if state and state["ended"] and self.asked.early_stopping is not None:
-            return (
-                f"finished early, after {state['epochs']} epochs; leave --early_stopping out to "
-                "go on, or begin anew with --fresh"
-            )
-        if state and state["epochs"] >= self.asked.trainer.max_epochs:
-            return (
-                f"finished after {state['epochs']} epochs; raise --trainer.max_epochs to go on, "
-                "or begin anew with --fresh"
-            )
+        if state and (told := self._finished(state)):
+            return f"finished {told} to go on, or begin anew with --fresh"
         when = datetime.fromtimestamp(os.path.getmtime(checkpoint))
         return f"goes on from {checkpoint} of {when:%Y-%m-%d %H:%M}"
+
+    def _finished(self, state: dict[str, Any]) -> str:
+        """When a run ended that has nothing left to do, and what would let it go on."""
+        asked, earlier = self.asked, self.folder.config() or {}
+        patience, before = asked.early_stopping, earlier.get("early_stopping")
+        epochs, steps = state["epochs"], state["step"]
+        if state["ended"] and patience is not None and patience <= (before or patience):
+            return f"early, after {epochs} epochs; leave --early_stopping out or raise it"
+        if 0 <= (asked.trainer.max_epochs or -1) <= epochs:
+            return f"after {epochs} epochs; raise --trainer.max_epochs"
+        if 0 <= asked.trainer.max_steps <= steps:
+            return f"after {steps} steps; raise --trainer.max_steps"
+        return ""
 
     def _say(self, text: str) -> None:
         if _is_first():

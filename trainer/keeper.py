@@ -13,7 +13,7 @@ from torch import distributed
 from trainer import keylog, means, randomness
 from trainer.checkpoint import FOLDER, LAST, WholeCheckpoints
 from trainer.disk import attempt
-from trainer.restart import adapt, move, sizes
+from trainer.restart import adapt, be_patient, move, sizes, tune
 from trainer.stopping import Stopped, StopSignals
 
 
@@ -70,6 +70,9 @@ class Keeper(Checkpoint):
         self.batches = self._loaded["batches"]
         adapt(checkpoint, trainer, before=self._loaded["sizes"])
         move(checkpoint["callbacks"], self._path.parent)
+        if early := trainer.early_stopping_callback:
+            goes_on = be_patient(checkpoint["callbacks"], patience=early.patience)
+            self._loaded["stops_early"] &= not goes_on
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -96,6 +99,7 @@ class Keeper(Checkpoint):
             randomness.restore(ranks[trainer.global_rank % len(ranks)]["random"])
             stops = self._loaded["stops_early"] and trainer.early_stopping_callbacks
             trainer.should_stop = bool(stops)
+            tune(trainer)
         self._signals.install()
         self._signals.deferred = True
         self._due_s = time.monotonic() + self._pause_s

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from torch.optim.lr_scheduler import LambdaLR
 
 from trainer.data import PianoData
 
@@ -53,6 +54,37 @@ def move(callbacks: Mapping[str, dict[str, Any]], folder: Path) -> None:
             state |= {name: here(state[name]) for name in paths}
             state["best_k_models"] = {here(p): score for p, score in state["best_k_models"].items()}
             state["dirpath"] = str(real)
+
+
+def be_patient(callbacks: Mapping[str, dict[str, Any]], *, patience: int) -> bool:
+    """Let early stopping wait for so many epochs; whether a run that it ended has to go on.
+
+    Args:
+        callbacks: their states, as loaded.
+    """
+    goes_on = False
+    for state in callbacks.values():
+        if "patience" in state:
+            goes_on |= state["patience"] <= state["wait_count"] < patience
+            state["patience"] = patience
+    return goes_on
+
+
+def tune(trainer: Trainer) -> None:
+    """Give a restored optimiser the rates, decay and schedule of this run's config.
+
+    The same as before where those are; otherwise the config counts, not the checkpoint.
+    """
+    (optimizer,), (config,) = trainer.optimizers, trainer.lr_scheduler_configs
+    schedule = config.scheduler
+    assert isinstance(schedule, LambdaLR)
+    made = trainer.lightning_module.configure_optimizers()
+    assert isinstance(made, dict)
+    asked = made["optimizer"].param_groups
+    schedule.base_lrs = [group["initial_lr"] for group in asked]
+    for group, new, factor in zip(optimizer.param_groups, asked, schedule.lr_lambdas, strict=True):
+        group |= {name: new[name] for name in ("initial_lr", "weight_decay")}
+        group["lr"] = group["initial_lr"] * factor(schedule.last_epoch)
 
 
 def sizes(trainer: Trainer) -> dict[str, int]:

@@ -8,7 +8,8 @@ FREE = frozenset(
     {
         *("config", "ckpt_path", "weights_only", "out", "fresh"),
         *("checkpoint_minutes", "log_keys", "auto_batch_size", "early_stopping"),
-        *("trainer.max_epochs", "trainer.min_epochs", "trainer.default_root_dir"),
+        *("trainer.max_epochs", "trainer.min_epochs", "trainer.max_steps", "trainer.min_steps"),
+        "trainer.default_root_dir",
         *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
         *("trainer.logger", "trainer.log_every_n_steps", "trainer.profiler"),
         *("trainer.enable_checkpointing", "trainer.enable_progress_bar"),

@@ -3,10 +3,12 @@
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_ECHO_S = 1.0  # a shell, a launcher and a user may all pass on the same Ctrl-C
 
 
 class Stopped(BaseException):
@@ -34,13 +36,15 @@ class StopSignals:
 
     Attributes:
         asked: number of the first signal that came, 0 if none did.
-        deferred: whether a signal waits for the end of the step; otherwise, and the second time,
-            it raises ``Stopped`` where it comes.
+        deferred: whether a signal waits for the end of the step; otherwise it raises ``Stopped``
+            where it comes. So does a second Ctrl-C, if it is no echo of the first; clusters repeat
+            their signals, which changes nothing.
     """
 
     def __init__(self) -> None:
         self.asked = 0
         self.deferred = False
+        self._asked_s = 0.0
 
     def __enter__(self) -> Self:
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -59,12 +63,17 @@ class StopSignals:
                 signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.asked = bool(self.asked), self.asked or number
-        if again or not self.deferred:
+        now, again = time.monotonic(), bool(self.asked)
+        insists = number == signal.SIGINT and now - self._asked_s >= _ECHO_S
+        if not self.deferred or (again and insists):
+            self.asked = self.asked or number
             raise Stopped(number)
+        if again:
+            return
+        self.asked, self._asked_s = number, now
         print(
             f"\n{signal.Signals(number).name}: stopping after this step, with a checkpoint; "
-            "once more stops at once",
+            "Ctrl-C once more stops at once",
             file=sys.stderr,
             flush=True,
         )

@@ -1,0 +1,135 @@
+"""A run goes on as its command line says, also where that is not what its checkpoint says."""
+
+import json
+from itertools import count
+
+import pytest
+import torch
+import yaml
+from runs import arguments, checkpoint, epochs, make_splits
+
+from trainer import folder
+from trainer.__main__ import main
+from trainer.carry import Carrier
+from trainer.scores import Scores
+from trainer.stopping import Stopped
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*is not resumable"),
+]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return make_splits(tmp_path_factory.mktemp("going-on"), samples=20)
+
+
+def last(out) -> str:
+    return f"--ckpt_path={out / 'checkpoints' / 'last.ckpt'}"
+
+
+def groups(out) -> list[dict]:
+    return checkpoint(out)["optimizer_states"][0]["param_groups"]
+
+
+def test_a_changed_model_is_what_goes_on(shards, tmp_path):
+    """Four steps an epoch; no warm-up, so that the rate of a step is known."""
+    out, fixed = tmp_path / "run", {"model__warmup_fraction": 0}
+    given = arguments(shards, out, trainer__max_epochs=1, model__learning_rate=1e-3, **fixed)
+    assert main(given) == 0
+    changed = arguments(
+        shards,
+        out,
+        trainer__max_epochs=2,
+        model__learning_rate=5e-4,
+        model__weight_decay=0.25,
+        model__gradient_checkpointing="true",
+        **fixed,
+    )
+    assert main([*changed, last(out)]) == 0
+    found = yaml.safe_load((out / "config.yaml").read_text())["model"]
+    assert (found["learning_rate"], found["gradient_checkpointing"]) == (5e-4, True)
+    assert checkpoint(out)["hyper_parameters"]["learning_rate"] == 5e-4
+    assert {group["initial_lr"] for group in groups(out)} == {5e-4}
+    assert {group["weight_decay"] for group in groups(out)} == {0.25, 0.0}
+    assert set(checkpoint(out)["lr_schedulers"][0]["base_lrs"]) == {5e-4}
+
+
+def test_the_first_step_behind_a_checkpoint_has_the_new_rate(shards, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    assert main(arguments(shards, out, trainer__max_epochs=1)) == 0
+    rates, step = [], torch.optim.AdamW.step
+
+    def noting(self, *given, **named):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *given, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
+    rate = {"model__learning_rate": 1.0, "trainer__max_epochs": 2, "model__warmup_fraction": 0}
+    assert main([*arguments(shards, out, **rate), last(out)]) == 0
+    assert rates[0] == pytest.approx(0.5)  # half of a cosine is behind it
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_words(shards, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(arguments(shards, out, trainer__max_epochs=1)) == 0
+    assert main([*arguments(shards, out, model__dim=8), last(out)]) == 1
+    said = capsys.readouterr().err
+    assert "error: --ckpt_path" in said
+    assert "size mismatch" in said
+
+
+def test_more_patience_lets_a_run_go_on_that_was_stopped_early(
+    shards, tmp_path, monkeypatch, capsys
+):
+    passes, compute = count(), Scores.compute
+
+    def rising(self: Scores) -> dict[str, torch.Tensor]:
+        return compute(self) | {"loss": torch.tensor(float(next(passes)))}
+
+    monkeypatch.setattr(Scores, "compute", rising)  # never better than at first
+    out = tmp_path / "run"
+
+    def fit(patience: int) -> int:
+        given = arguments(shards, out, trainer__max_epochs=9, early_stopping=patience)
+        assert main(given) == 0
+        return json.loads((out / "run.json").read_text())["epochs"]
+
+    assert fit(2) == 3
+    assert fit(2) == 3
+    assert "finished early, after 3 epochs; leave --early_stopping out or raise it" in (
+        capsys.readouterr().err
+    )
+    assert fit(4) == 5
+    assert "goes on from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", ["null", "-1"])
+def test_a_run_of_so_many_steps_goes_on(shards, tmp_path, capsys, limit):
+    out = tmp_path / "run"
+
+    def fit(steps: int) -> str:
+        given = arguments(shards, out, trainer__max_epochs=limit, trainer__max_steps=steps)
+        assert main(given) == 0
+        return capsys.readouterr().err
+
+    fit(6)
+    assert checkpoint(out)["global_step"] == 6
+    assert "finished after 6 steps; raise --trainer.max_steps" in fit(6)
+    assert "goes on from" in fit(8)
+    assert checkpoint(out)["global_step"] == 8
+    assert {epoch: len(keys) for epoch, keys in epochs(out).items()} == {0: 16, 1: 16}
+
+
+def test_ctrl_c_while_a_finished_run_is_carried_says_so(shards, tmp_path, monkeypatch, capsys):
+    def interrupted(self: Carrier, *, patience_s: float) -> bool:
+        raise Stopped(2)
+
+    monkeypatch.setattr(folder, "is_far", lambda given: True)
+    monkeypatch.setattr(Carrier, "close", interrupted)
+    given = arguments(shards, tmp_path / "run", data__cache_dir=tmp_path / "cache")
+    assert main([*given, "--trainer.max_epochs=1"]) == 130
+    said = capsys.readouterr().err
+    assert "stopped by SIGINT while the run was carried" in said
+    assert "before it began" not in said
