@@ -126,7 +126,13 @@ def read_notes(
     Raises:
         DecodeError: if the file cannot be parsed.
     """
-    score = parse_midi(data)
+    return notes_of(parse_midi(data), start_s=start_s, end_s=end_s, beat=beat)
+
+
+def notes_of(
+    score: Any, *, start_s: float = 0.0, end_s: float | None = None, beat: float = 0.0
+) -> Notes:
+    """Notes as ``read_notes`` has them, of a file that ``parse_midi`` has parsed."""
     onset, duration, pitch, velocity, left_out = _piano_notes(score)
     tempo, meter = _tempo_map(score), _meter_map(score, beat)
     start, end = tempo.seconds(onset), tempo.seconds(onset + duration)

@@ -12,10 +12,11 @@ from corpus import SAMPLE_RATE, write_annotations, write_midi, write_sound
 from loader import make_pipeline
 from packer.build import build
 from packer.options import Options
+from trainer import recordings
 from trainer.__main__ import main
 from trainer.models import Mode
 from trainer.module import Rater
-from trainer.recordings import Recording, Window, cut, pair, starts
+from trainer.recordings import Recording, Window, batches, cut, pair, starts
 
 STATISTICS = {"rank": {"mean": 50.0, "std": 20.0}, "odd": {"mean": 0.5, "std": 0.5}}
 CLIP = 0.5
@@ -138,11 +139,28 @@ def test_windows_hold_what_sounds_in_them(tmp_path: Path):
     write_sound(tmp_path / "x.wav", seconds=1.2)
     write_midi(tmp_path / "x.mid", onsets=np.array([0.0, 0.6, 1.0]))
     (recording,) = pair([tmp_path / "x.wav", tmp_path / "x.mid"], mode="fusion")
-    rows = cut(recording, Window(CLIP, CLIP, SAMPLE_RATE, 32), mode="fusion")
+    rows = list(cut(recording, Window(CLIP, CLIP, SAMPLE_RATE, 32), mode="fusion"))
     assert [int(row["audio_frames"][0]) for row in rows] == [4000, 4000, 4000]
     assert [int(row["midi_notes"][0]) for row in rows] == [1, 1, 2]
     assert rows[0]["audio"].shape == (1, 4000)
     assert rows[0]["midi"].shape == (1, 32, 8)
+
+
+def test_windows_are_made_as_they_are_rated_of_files_read_once(tmp_path: Path, monkeypatch):
+    """Those of two hours, a second apart, would take 7 GB."""
+    write_midi(tmp_path / "x.mid", onsets=np.arange(20) / 2)
+    (recording,) = pair([tmp_path / "x.mid"], mode="midi")
+    parsed, made = [], []
+    parse, notes_of = recordings.parse_midi, recordings.notes_of
+    monkeypatch.setattr(recordings, "parse_midi", lambda data: parsed.append(1) or parse(data))
+    monkeypatch.setattr(
+        recordings, "notes_of", lambda score, **at: made.append(at) or notes_of(score, **at)
+    )
+    together = batches(cut(recording, Window(CLIP, CLIP, SAMPLE_RATE, 32), mode="midi"), 2)
+    assert next(together)["midi_notes"].tolist() == [1, 1]
+    assert [at["start_s"] for at in made if at] == [0.0, CLIP]
+    assert len(list(together)) > 5
+    assert len(parsed) == 1
 
 
 @pytest.mark.parametrize(
@@ -165,6 +183,9 @@ def test_all_of_a_recording_lies_in_a_window(seconds: float, expected: list[floa
         ("midi", [], "either FILES or --shards"),
         ("midi", ["--shards", "nowhere"], "nowhere: no such dataset"),
         ("midi", ["x.mid", "--hop", "0"], "--hop must be positive"),
+        ("midi", ["x.mid", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        ("midi", ["x.mid", "--device", "gpu9"], "--device gpu9: "),
+        ("midi", ["x.mid", "--device", "cuda:99"], "--device cuda:99: "),
         ("audio", ["x.wav", "x.flac"], "the same recording"),
     ],
 )

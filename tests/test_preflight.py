@@ -18,12 +18,12 @@ from loader.finding import Finding
 from packer.build import build
 from packer.options import Options
 from shards.reader import ShardReader
-from trainer import preflight_model
+from trainer import checks, preflight_model
 from trainer.memory import OutOfMemoryError, largest
 from trainer.module import Rater
 from trainer.preflight import findings, main, read_plan
 from trainer.preflight_loading import Loaded, judge_loading
-from trainer.preflight_machine import judge_cache_room, mixed
+from trainer.preflight_machine import cache_bytes, judge_cache_room, mixed
 from trainer.preflight_model import check_step, too_large
 from trainer.preflight_shards import open_splits
 from trainer.trial import Step
@@ -199,6 +199,28 @@ def test_what_is_cached_already_needs_no_more_room(tmp_path, monkeypatch, free, 
 def test_what_is_in_use_at_a_time_is_the_window(shards, tmp_path, shuffle, share):
     plan = read_plan(options(shards, tmp_path, data__shuffle=shuffle))
     assert mixed(plan, open_splits(plan)[0]) == share
+
+
+def test_the_room_for_a_cache_follows_from_the_manifests_that_were_read(shards, tmp_path):
+    """Where they lie far away, reading them again takes as long again."""
+    shutil.copytree(shards, tmp_path / "shards")
+    plan = read_plan(options(tmp_path / "shards", tmp_path, data__cache_mount="true"))
+    opened, _ = open_splits(plan)
+    shutil.rmtree(tmp_path / "shards")
+    sizes = [tar.stat().st_size for split in opened for tar in (shards / split).glob("*.tar")]
+    assert cache_bytes(plan, opened) == sum(sizes) > 0
+
+
+def test_a_mount_that_wakes_up_is_waited_for(shards, tmp_path, monkeypatch):
+    asked: dict[str, float] = {}
+
+    def survive(subject: str, check: object, *, patience_s: float = 0.0) -> list[Finding]:
+        asked[subject] = patience_s
+        return []
+
+    monkeypatch.setattr(checks, "survive", survive)
+    list(checks.examine(read_plan(options(shards, tmp_path)), short=True))
+    assert all(asked[name] >= 60 for name in ("run folder", "shards", "disk"))
 
 
 def test_torchaudio_that_does_not_import(shards, tmp_path, monkeypatch):

@@ -32,14 +32,18 @@ def examine(plan: Plan, *, short: bool = False) -> Iterator[Finding]:
         short: only what takes no time; nothing is decoded or trained.
     """
     look = _Look(plan)
-    yield from survive("run folder", lambda: check_folder(plan))
+    yield from survive("run folder", lambda: check_folder(plan), patience_s=_PATIENCE_S)
     yield from survive("GPU", lambda: check_device(plan), patience_s=_PATIENCE_S)
     yield from survive("torchaudio", lambda: check_torchaudio(plan), patience_s=_PATIENCE_S)
     yield from survive("shards", look.shards, patience_s=_PATIENCE_S)
     yield from survive("memory", lambda: check_room(plan))
     if not short:
         yield from look.slowly()
-    yield from survive("disk", lambda: check_disk(plan, look.opened, parameters=look.parameters))
+    yield from survive(
+        "disk",
+        lambda: check_disk(plan, look.opened, parameters=look.parameters),
+        patience_s=_PATIENCE_S,
+    )
 
 
 def require_fit(plan: Plan) -> None:

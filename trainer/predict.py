@@ -162,8 +162,9 @@ def _predict(args: argparse.Namespace) -> None:
     for name, value in (("--window", args.window), ("--hop", args.hop)):
         if value is not None and value <= 0:
             raise ValueError(f"{name} must be positive, got {value}")
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    judge = load_judge(args.checkpoint, device)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
+    judge = load_judge(args.checkpoint, _device(args.device))
     if args.shards:
         lines = rate_shards(judge, args.shards, args)
     else:
@@ -171,6 +172,20 @@ def _predict(args: argparse.Namespace) -> None:
     text = [json.dumps(line, ensure_ascii=False) for line in lines]
     write_whole(args.out, "".join(f"{line}\n" for line in text).encode())
     print(f"{len(text)} rated by a model of {judge.mode}: {args.out}")
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of a name, once something could be put there; of no name, a GPU if there is one.
+
+    Raises:
+        ValueError: there is no such device, or this PyTorch cannot use it.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where CUDA was left out
+        raise ValueError(f"--device {name}: {str(error).partition(chr(10))[0]}") from error
+    return device
 
 
 def _parser(name: str) -> argparse.ArgumentParser:

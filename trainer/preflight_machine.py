@@ -70,13 +70,13 @@ def cache_bytes(plan: Plan, opened: Mapping[str, Opened]) -> int:
     if plan.data["cache"] == "off":
         return 0
     total = 0
-    for split in opened:
-        source = open_source(plan.url(split), plan.storage_options)
+    for split, one in opened.items():
         path = local_path(plan.url(split), plan.storage_options)
         mount = plan.data["cache_mount"]
         in_place = path is not None and (is_local(path) if mount is None else not mount)
-        total += 0 if in_place else int(source.shards.sizes.sum())
+        total += 0 if in_place else one.manifest.bytes
         if plan.data["cache"] == "decoded":
+            source = open_source(plan.url(split), plan.storage_options)
             total += decoded_bytes(source, plan.data["sample_rate"])
     limit: int | None = plan.data["cache_bytes"]
     return total if limit is None else min(total, limit)

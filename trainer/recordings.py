@@ -1,9 +1,11 @@
 """Whole recordings given by path: audio and MIDI of one name together, cut into windows."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from loader.audio import decode_whole
 from loader.tokens import octuple
 from shards.errors import DecodeError
 from shards.members import AUDIO
-from shards.notes import read_notes
+from shards.notes import notes_of, parse_midi
 from shards.pcm import INT16_SCALE
 from trainer.models import Batch, Mode
 
@@ -75,8 +77,10 @@ def pair(paths: Sequence[Path], *, mode: Mode) -> list[Recording]:
     return recordings
 
 
-def cut(recording: Recording, window: Window, *, mode: Mode) -> list[Batch]:
+def cut(recording: Recording, window: Window, *, mode: Mode) -> Iterator[Batch]:
     """The windows of a recording, each a batch of one row; what a mode does not take is left out.
+
+    Each is made as it is asked for: those of hours, close together, would fill the memory.
 
     A modality that a fusion model takes and the recording lacks is silence: no frame, no note.
 
@@ -84,16 +88,10 @@ def cut(recording: Recording, window: Window, *, mode: Mode) -> list[Batch]:
         DecodeError: a file cannot be decoded; the message names it.
     """
     audio = _decode(recording.audio, window.sample_rate) if mode != "midi" else None
-    midi = recording.midi.read_bytes() if recording.midi and mode != "audio" else None
-    try:
-        notes_s = _end(midi)
-    except DecodeError as error:
-        raise DecodeError(f"{recording.midi}: {error}") from error
+    score, notes_s = _parse(recording.midi if mode != "audio" else None)
     seconds = notes_s if audio is None else len(audio) / window.sample_rate
-    return [
-        _row(start_s, audio, midi, window, mode)
-        for start_s in starts(seconds, window_s=window.seconds, hop_s=window.hop_s)
-    ]
+    for start_s in starts(seconds, window_s=window.seconds, hop_s=window.hop_s):
+        yield _row(start_s, audio, score, window, mode)
 
 
 def starts(seconds: float, *, window_s: float, hop_s: float) -> list[float]:
@@ -125,17 +123,19 @@ def _decode(path: Path | None, sample_rate: int) -> np.ndarray | None:
         raise DecodeError(f"{path}: {error}") from error
 
 
-def _end(midi: bytes | None) -> float:
-    """Seconds at which the last note ends."""
-    if midi is None:
-        return 0.0
-    table = read_notes(midi).table
-    return float((table[:, 0] + table[:, 1]).max(initial=0.0))
+def _parse(path: Path | None) -> tuple[Any, float]:
+    """The score of a MIDI file, and seconds at which its last note ends; of no file None and 0."""
+    if path is None:
+        return None, 0.0
+    try:
+        score = parse_midi(path.read_bytes())
+        table = notes_of(score).table
+    except DecodeError as error:
+        raise DecodeError(f"{path}: {error}") from error
+    return score, float((table[:, 0] + table[:, 1]).max(initial=0.0))
 
 
-def _row(
-    start_s: float, audio: np.ndarray | None, midi: bytes | None, window: Window, mode: Mode
-) -> Batch:
+def _row(start_s: float, audio: np.ndarray | None, score: Any, window: Window, mode: Mode) -> Batch:
     batch: dict[str, torch.Tensor] = {"weight": torch.ones(1)}
     if mode != "midi":
         frames = round(window.seconds * window.sample_rate)
@@ -146,9 +146,9 @@ def _row(
         batch |= {"audio": row, "audio_frames": torch.tensor([len(sound)])}
     if mode != "audio":
         tokens = np.zeros((0, 8), np.int64)
-        if midi is not None:
+        if score is not None:
             end_s = start_s + window.seconds
-            tokens = octuple(read_notes(midi, start_s=start_s, end_s=end_s).table)
+            tokens = octuple(notes_of(score, start_s=start_s, end_s=end_s).table)
         tokens = tokens[: window.max_notes]
         rows = torch.zeros(1, window.max_notes, 8, dtype=torch.int64)
         rows[0, : len(tokens)] = torch.from_numpy(tokens)
@@ -156,8 +156,8 @@ def _row(
     return batch
 
 
-def batches(windows: Sequence[Batch], size: int) -> Iterator[Batch]:
+def batches(windows: Iterable[Batch], size: int) -> Iterator[Batch]:
     """Rows put together, ``size`` at a time."""
-    for first in range(0, len(windows), size):
-        some = windows[first : first + size]
+    rest = iter(windows)
+    while some := list(islice(rest, size)):
         yield {name: torch.cat([one[name] for one in some]) for name in some[0]}
