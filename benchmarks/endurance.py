@@ -18,6 +18,7 @@ from typing import Any
 
 from clips import make_dataset
 from machine import describe
+from memory import held_bytes
 
 from loader import make_pipeline
 
@@ -54,21 +55,15 @@ def stream(dataset: Path, cache: str, work: Path, epochs: int) -> list[int]:
     options: dict[str, Any] = {"cache": cache, "num_workers": 2}
     if cache == "decoded":
         options |= {"cache_dir": work / "cache", "cache_bytes": 10**10}
-    held = [_held_bytes()]
+    held = [held_bytes()]
     with make_pipeline(dataset, **options) as pipe:
         for epoch in range(1, epochs + 1):
             enough = 12 if epoch % 10 == BROKEN_OFF else None
             for number, _ in enumerate(islice(iter(pipe), enough)):
                 if number == 10:
                     time.sleep(LONG_PAUSE_S if epoch <= SETTLED else PAUSE_S)
-            held.append(_held_bytes())
+            held.append(held_bytes())
     return held
-
-
-def _held_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
-    return 1024 * (int(sizes["RssAnon"]) + int(sizes["RssShmem"]))
 
 
 def _arguments() -> argparse.Namespace:

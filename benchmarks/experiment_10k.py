@@ -24,12 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from loose import read_s, unpack
 from machine import code, command, describe
 from transposed import compose, transpose, windows
 
 from loader import make_pipeline
 from shards.manifest import NAME, Manifest, load_manifest
-from shards.reader import ShardReader
 
 CLIPS, BATCH = 10_000, 16
 MODES = {"audio": "audio", "midi model": "midi", "fusion": "fusion"}
@@ -120,8 +120,9 @@ def stream(dataset: Path, cache: Path) -> Facts:
             first = _epoch(pipe)
             opened = time.perf_counter() - began - first["epoch"]
             second = _epoch(pipe)
-    with mounted(_unpack(dataset, cache.with_name("files"))) as files:
-        a_file = _as_files(files)
+    first_tar = dataset / _manifest(dataset).shards[0].url
+    with mounted(unpack(first_tar, cache.with_name("files"), FILES)) as files:
+        a_file = read_s(files, FILES)
     return {
         "first_batch_s": round(opened + first["batch"], 2),
         "first_epoch_s": round(opened + first["epoch"], 1),
@@ -210,26 +211,6 @@ def _epoch(pipe: Any) -> Facts:
     began = time.perf_counter()
     seconds = [time.perf_counter() - began for _ in pipe]
     return {"batch": seconds[0], "epoch": seconds[-1]}
-
-
-def _unpack(dataset: Path, folder: Path) -> Path:
-    """The first samples as files of their own."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    with ShardReader(dataset / _manifest(dataset).shards[0].url) as reader:
-        for row in range(FILES):
-            for extension, data in reader.read(row).items():
-                (folder / f"{row}.{extension}").write_bytes(data)
-    return folder
-
-
-def _as_files(files: Path) -> float:
-    """Seconds to read audio and MIDI of a sample that are files of their own."""
-    began = time.perf_counter()
-    for row in range(FILES):
-        for extension in ("flac", "mid"):
-            (files / f"{row}.{extension}").read_bytes()
-    return (time.perf_counter() - began) / FILES
 
 
 def _logged(folder: Path, names: tuple[str, ...]) -> Facts:

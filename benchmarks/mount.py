@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from clips import make_dataset
+from loose import read_s, unpack
 from machine import describe
 from slowfs import BYTES_PER_S, LATENCY_S, mounted
 
 from loader import make_pipeline
 from loader.pipeline import Pipeline
 from shards.manifest import NAME, Manifest, load_manifest
-from shards.reader import ShardReader
 
 FILES = 16  # samples that are read as files
 _AS_FILES = f"epoch of files, extrapolated from {FILES} samples"
@@ -55,11 +55,12 @@ def main() -> None:
     args = _arguments()
     folder = make_dataset(args.work, args.clips, shard_mb=args.shard_mb)
     dataset = Dataset(folder, load_manifest((folder / NAME).read_bytes(), name=str(folder)))
+    first = folder / dataset.manifest.shards[0].url
     seconds: dict[str, list[float]] = {}
     with (
         tempfile.TemporaryDirectory(dir=args.work) as scratch,
         mounted(folder) as mount,
-        mounted(_unpack(dataset, Path(scratch) / "files")) as files,
+        mounted(unpack(first, Path(scratch) / "files", FILES)) as files,
     ):
         for number in range(args.rounds):
             for name, value in _round(dataset, mount, files, Path(scratch) / f"{number}"):
@@ -83,16 +84,6 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
-def _unpack(dataset: Dataset, folder: Path) -> Path:
-    """The first samples as files of their own."""
-    folder.mkdir()
-    with ShardReader(dataset.folder / dataset.manifest.shards[0].url) as reader:
-        for row in range(FILES):
-            for extension, data in reader.read(row).items():
-                (folder / f"{row}.{extension}").write_bytes(data)
-    return folder
-
-
 def _round(
     dataset: Dataset, mount: Path, files: Path, scratch: Path
 ) -> Iterator[tuple[str, float]]:
@@ -100,7 +91,7 @@ def _round(
     yield from _streamed(dataset, mount, scratch)
     yield from _decoded(dataset, mount, scratch)
     yield from _copied_first(dataset, mount, scratch)
-    yield _AS_FILES, _as_files(files) * dataset.manifest.samples / FILES
+    yield _AS_FILES, read_s(files, FILES) * dataset.manifest.samples
     shutil.rmtree(scratch)
 
 
@@ -131,15 +122,6 @@ def _copied_first(dataset: Dataset, mount: Path, scratch: Path) -> Iterator[tupl
         first, last = _epoch(pipe, began)
     yield "first batch, copied first", first
     yield "first epoch, copied first", last
-
-
-def _as_files(folder: Path) -> float:
-    """Seconds to read the audio and MIDI of ``FILES`` samples, one file after the other."""
-    began = time.perf_counter()
-    for row in range(FILES):
-        for extension in ("flac", "mid"):
-            (folder / f"{row}.{extension}").read_bytes()
-    return time.perf_counter() - began
 
 
 def _epoch(pipe: Pipeline, began: float) -> tuple[float, float]:

@@ -30,6 +30,7 @@ import flaky
 import numpy as np
 from clips import make_dataset
 from machine import command, describe
+from memory import held_bytes
 from numpy.typing import NDArray
 from tables import facts
 from tqdm import tqdm
@@ -322,7 +323,7 @@ class _Rank:
             resumed=self._resumed,
             skipped=self._pipe.stats()["skipped"],
             faults=dict(flaky.faults),
-            held_bytes=_held_bytes(),
+            held_bytes=held_bytes(),
             handles=_other_handles(self._stream.options["cache_dir"].parent),
             threads=threading.active_count(),
         )
@@ -367,12 +368,6 @@ class _Rank:
         self._numbers: list[int] = []
         self._wrong = self._resumed = 0
         self._raised: list[str] = []
-
-
-def _held_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
-    return 1024 * (int(sizes["RssAnon"]) + int(sizes["RssShmem"]))
 
 
 def _other_handles(caches: Path) -> int:

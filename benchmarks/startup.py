@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import synthetic
 from machine import describe
+from memory import ANON, held_bytes
 
 from loader import make_pipeline
 from loader.stage import stage
@@ -98,13 +99,13 @@ def _measure(
     start: Callable[..., None], url: Path, *, share: float = 0, **options: Any
 ) -> dict[str, float]:
     """Seconds and RssAnon that making a pipeline and starting it take."""
-    before, began = _memory(), time.perf_counter()
+    before, began = held_bytes(ANON), time.perf_counter()
     with make_pipeline(url, **OPTIONS, **options) as pipe:
         if share:
             state = pipe.state_dict()
             pipe.load_state_dict(state | {"position": round(share * WHOLE_SAMPLES)})
         start(pipe)
-        return {"s": time.perf_counter() - began, "MB": (_memory() - before) / 1e6}
+        return {"s": time.perf_counter() - began, "MB": (held_bytes(ANON) - before) / 1e6}
 
 
 def _first_parse(url: Path, cache: Path) -> dict[str, float]:
@@ -119,11 +120,6 @@ def _plan(pipe: Any) -> None:
 
 def _first_batch(pipe: Any) -> None:
     next(iter(pipe))
-
-
-def _memory() -> int:
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
 
 
 def _in_a_process(name: str, work: Path) -> dict[str, float]:

@@ -4,6 +4,8 @@ import os
 import threading
 from pathlib import Path
 
+from benchmarks.memory import held_bytes
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _EVERY_S = 0.1
 _LOOK_ROUND = 5  # samples of memory between two searches for new processes
@@ -18,16 +20,6 @@ def cpu_seconds(session: int) -> float:
 def processes(session: int) -> list[int]:
     found = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     return [process for process in found if _session(process) == session]
-
-
-def memory_bytes(process: int) -> int:
-    """RssAnon and RssShmem: what is neither a file's nor anybody else's."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:  # it has ended
-        return 0
-    wanted = [line.split() for line in lines if line.startswith(("RssAnon", "RssShmem"))]
-    return sum(int(line[1]) * 1024 for line in wanted)
 
 
 class PeakMemory:
@@ -50,7 +42,9 @@ class PeakMemory:
         while not self._stopped.wait(_EVERY_S):
             if number % _LOOK_ROUND == 0:
                 found = processes(self._session)
-            self.peak_bytes = max(self.peak_bytes, sum(map(memory_bytes, found)))
+            self.peak_bytes = max(
+                self.peak_bytes, sum(held_bytes(process=process) for process in found)
+            )
             number += 1
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import synthetic
+from memory import ANON, held_bytes
 
 from loader import make_pipeline
 from loader.pipeline import Pipeline
@@ -99,12 +100,12 @@ def _timed(
     folder: Path, **options: Any
 ) -> Iterator[tuple[Pipeline, Callable[[], float], Callable[[], float]]]:
     """A pipeline, the seconds since it was begun, and the megabytes that came since."""
-    before, began = _memory(), time.perf_counter()
+    before, began = held_bytes(ANON), time.perf_counter()
     with make_pipeline(folder, **OPTIONS, **options) as pipe:
         yield (
             pipe,
             lambda: time.perf_counter() - began,
-            lambda: (_memory() - before) / 1e6,
+            lambda: (held_bytes(ANON) - before) / 1e6,
         )
 
 
@@ -129,11 +130,6 @@ def _time(action: Callable[[], object]) -> float:
     began = time.perf_counter()
     action()
     return time.perf_counter() - began
-
-
-def _memory() -> int:
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
 
 
 def _midi(work: Path) -> bytes:
