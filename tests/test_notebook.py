@@ -1,9 +1,10 @@
 """The notebook runs from top to bottom, and Drive is flushed where it must be."""
 
+import os
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -94,6 +95,23 @@ def test_drive_is_mounted_and_flushed_on_colab_alone(notebook, monkeypatch):
     monkeypatch.setenv("COLAB_RELEASE_TAG", "1")
     exec(f"{source}\nflush()", {})
     assert calls == ["mount /content/drive", "flush", "mount /content/drive"]
+
+
+def test_a_repository_is_cloned_once_however_often_its_cell_is_run(notebook, tmp_path, monkeypatch):
+    ran = []
+
+    def run(command: list[str], **options: Any) -> None:
+        ran.append("clone" if "clone" in command else command[-1])
+        if "clone" in command:
+            Path("clavier", "configs").mkdir(parents=True)
+
+    monkeypatch.chdir(tmp_path)
+    (source,) = [one.source for one in notebook.cells if '"clone"' in one.source]
+    names = {"os": os, "sys": sys, "Path": Path, "subprocess": SimpleNamespace(run=run)}
+    for _ in range(2):
+        exec(source, names | {"REPOSITORY": "https://example.org/clavier"})
+        assert Path.cwd() == tmp_path / "clavier"
+    assert ran == ["clone", "./clavier[trainer]"]
 
 
 @pytest.mark.parametrize("work", ["packer", "trainer"])

@@ -21,6 +21,7 @@ from shards.reader import ShardReader
 from trainer import checks, preflight_model
 from trainer.memory import OutOfMemoryError, largest
 from trainer.module import Rater
+from trainer.plan import known_keys
 from trainer.preflight import findings, main, read_plan
 from trainer.preflight_loading import Loaded, judge_loading
 from trainer.preflight_machine import cache_bytes, judge_cache_room, mixed
@@ -241,8 +242,16 @@ def test_a_wrong_key_names_the_one_that_was_meant(shards, tmp_path):
     found = bad(looked([*options(shards, tmp_path), "--data.batchsize=3"]))
     assert found["config"].text == "there is no key data.batchsize"
     assert "data.batch_size" in found["config"].remedy
+    found = bad(looked([*options(shards, tmp_path), "--earlystopping=3"]))
+    assert found["config"].remedy == "write early_stopping instead"
     found = bad(looked([*options(shards, tmp_path), "--model.heads=many"]))
     assert "model.heads" in found["config"].text
+
+
+def test_only_keys_that_can_be_set_are_proposed():
+    assert not {"model.mode", "model.statistics", "data.mode", "trainer.callbacks"} & set(
+        known_keys()
+    )
 
 
 def test_a_model_that_cannot_be_built(shards, tmp_path):

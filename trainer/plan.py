@@ -1,21 +1,19 @@
 """What a run is going to do, as its config says it: read, but nothing of it opened or built."""
 
 import difflib
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 
 from loader.cache import default_folder
-from trainer.data import PianoData
 from trainer.models import Mode
-from trainer.module import Rater
+from trainer.options import add_run_options, add_sections, link
 
-_SECTIONS: dict[str, Any] = {"data": PianoData, "model": Rater, "trainer": Trainer}
+_SECTIONS = ("data", "model", "trainer")
 # How the parser says that there is no such key.
 _UNKNOWN = re.compile(r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)", re.I)
 
@@ -91,8 +89,9 @@ def explain(said: str) -> PlanError:
 
 
 def known_keys() -> list[str]:
-    """Every key of a config, such as ``data.batch_size``."""
-    keys = ["mode"]
-    for section, taker in _SECTIONS.items():
-        keys += [f"{section}.{name}" for name in list(inspect.signature(taker).parameters)]
-    return keys
+    """Every key that a config may set, such as ``data.batch_size``."""
+    parser = LightningArgumentParser()
+    add_sections(parser)
+    add_run_options(parser)
+    link(parser)
+    return list(parser.get_defaults().keys())

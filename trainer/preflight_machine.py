@@ -1,6 +1,5 @@
 """Does the machine have what a run asks for: a GPU, torchaudio, room, a folder to write to?"""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -152,4 +151,4 @@ def _existing(folder: Path) -> Path:
 
 def _margin(folder: Path) -> int:
     """What a disk should keep free, so that other programs go on."""
-    return min(10**9, shutil.disk_usage(folder).total // 10) if os.path.exists(folder) else 0
+    return min(10**9, shutil.disk_usage(folder).total // 10)
