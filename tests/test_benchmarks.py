@@ -216,13 +216,28 @@ def test_what_is_recorded_is_told(benchmark):
     assert recorded - {"quick"} <= benchmark("figures").TITLES.keys()
 
 
-def test_a_library_that_caches_no_files_is_asked_nothing_of_caches(monkeypatch, tmp_path):
+@pytest.fixture
+def faults(monkeypatch):
+    """benchmarks/faults/run.py, as a module."""
     pytest.importorskip("mfusepy", reason="mfusepy is not installed: pip install '.[bench]'")
     monkeypatch.setattr(sys, "path", list(sys.path))
     path = ROOT / "benchmarks" / "faults" / "run.py"
     spec = importlib.util.spec_from_file_location("faults_run", path)
-    faults = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(faults)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_errors_of_other_libraries_tell_no_folder_of_this_machine(faults, monkeypatch, tmp_path):
+    contest = faults.Contest("litdata", tmp_path / "no python", tmp_path)
+    error = {"error": f"OSError: {tmp_path}/litdata/truncated/0.bin: gone"}
+    monkeypatch.setattr(faults, "FAULTS", {"any": lambda contest: error})
+    monkeypatch.setattr(faults.Contest, "write", lambda contest: None)
+    outcome = faults._try_all(contest)["outcomes"]["any"]
+    assert outcome["error"] == "OSError: truncated/0.bin: gone"
+
+
+def test_a_library_that_caches_no_files_is_asked_nothing_of_caches(faults, tmp_path):
     contest = faults.Contest("webdataset", tmp_path / "no python", tmp_path)
     outcomes = {fault: {"right": 240, "error": ""} for fault in faults.FAULTS}
     for fault in ("disk of the cache full", "kill -9 three times, then again"):

@@ -2,13 +2,13 @@
 
     python benchmarks/faults/run.py --out benchmarks/results/faults.json
 
-Makes a venv for the others (--venv), which takes some minutes the first time. FUSE (fuse3, mfusepy)
-and root (for a small tmpfs) are needed; what is missing is said. Every library reads
-240 samples out of 8 files of its own format, in stored order, in a process of its own with a time
-limit. How each is wired, in ``read.py``: clavier caches the local folder as if it were a mount
-(``cache_mount``); webdataset has a ``cache_dir``, but puts no local file into it, so what is done
-to caches does not apply to it; mosaicml-streaming has a ``remote`` and a ``local``; litdata has
-``Dir(path=CACHE, url="local:FOLDER")``. All else is their defaults.
+The others are in the venvs of ``benchmarks.peers`` (--venvs), which are made if they are not there.
+FUSE (fuse3, mfusepy) and root (for a small tmpfs) are needed; what is missing is said. Every
+library reads 240 samples out of 8 files of its own format, in stored order, in a process of its own
+with a time limit. How each is wired, in ``read.py``: clavier caches the local folder as if it were
+a mount (``cache_mount``); webdataset has a ``cache_dir``, but puts no local file into it, so what
+is done to caches does not apply to it; mosaicml-streaming has a ``remote`` and a ``local``; litdata
+has ``Dir(path=CACHE, url="local:FOLDER")``. All else is their defaults.
 """
 
 import argparse
@@ -25,15 +25,18 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-sys.path[:0] = [str(HERE.parent), str(ROOT / "tests")]
+sys.path[:0] = [str(HERE.parent), str(ROOT / "tests"), str(ROOT)]
 
 from faultmount import mounted  # noqa: E402 - lies beside the tests
 from machine import command, describe  # noqa: E402 - lies beside the benchmarks
 from tables import markdown  # noqa: E402 - lies beside the benchmarks
 from web import serve  # noqa: E402 - lies beside the tests
 
+from benchmarks.peers.catalog import OWN  # noqa: E402 - of the repository
+from benchmarks.peers.venvs import python_of  # noqa: E402 - of the repository
+
 LIBRARIES = ("clavier", "webdataset", "streaming", "litdata")
-PEERS = ("webdataset==1.0.2", "mosaicml-streaming==0.13.0", "litdata==0.2.76")
+VENVS = {"clavier": OWN, "webdataset": "shared", "streaming": "mosaicml", "litdata": "shared"}
 NAMES = {"streaming": "mosaicml-streaming"}
 HTTP = ("clavier", "webdataset")  # the others read none
 CACHING = ("clavier", "streaming", "litdata")  # a local folder, too
@@ -196,11 +199,10 @@ FAULTS: dict[str, Callable[[Contest], Outcome]] = {
 
 def main() -> None:
     args = _arguments()
-    python = _make_venv(args.venv)
     libraries: dict[str, Any] = {}
     for library in args.libraries:
-        own = Path(sys.executable) if library == "clavier" else python
-        contest = Contest(library, own, args.work.resolve())
+        python = python_of(args.venvs.resolve(), VENVS[library])
+        contest = Contest(library, python, args.work.resolve())
         libraries[library] = _try_all(contest)
     report = {
         "machine": describe("torch"),
@@ -223,7 +225,11 @@ def _try_all(contest: Contest) -> dict[str, Any]:
     outcomes = {}
     for name, put in FAULTS.items():
         began = time.monotonic()
-        outcomes[name] = put(contest) | {"seconds": round(time.monotonic() - began, 1)}
+        found = put(contest)
+        told = {
+            "error": found["error"].replace(f"{contest.work}/", "")
+        }  # no folder of this machine
+        outcomes[name] = found | told | {"seconds": round(time.monotonic() - began, 1)}
         print(contest.library, name, outcomes[name], file=sys.stderr, flush=True)
     return {"version": contest.version, "error": "", "outcomes": outcomes}
 
@@ -252,25 +258,10 @@ def _cell(found: dict[str, Any], fault: str) -> str:
     return ", ".join([*counts, *injected, *([f"`{error}`"] if error else ["no error"])])
 
 
-def _make_venv(venv: Path) -> Path:
-    """Python of the venv of the others; torch first, so that nothing brings another."""
-    python = venv.resolve() / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet"]
-        constraints = venv / "constraints.txt"
-        constraints.write_text("torch==2.13.0\n", encoding="utf-8")
-        subprocess.run([*pip, "torch==2.13.0"], check=True)
-        for peer in PEERS:
-            # what is not to be had shows when its dataset is written
-            subprocess.run([*pip, "--constraint", constraints, peer], check=False)
-    return python
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("build/faults"))
-    parser.add_argument("--venv", type=Path, default=Path("build/venv-faults"))
+    parser.add_argument("--venvs", type=Path, default=Path("build/venvs"))
     parser.add_argument("--out", type=Path, default=Path("build/faults.json"))
     parser.add_argument("--libraries", nargs="+", default=LIBRARIES, choices=LIBRARIES)
     return parser.parse_args()

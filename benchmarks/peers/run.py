@@ -14,7 +14,8 @@ from benchmarks.machine import code
 from benchmarks.peers.catalog import ROWS, Peer
 from benchmarks.peers.meter import PeakMemory
 from benchmarks.peers.setting import FLAC, SOUNDFILE, USERS
-from benchmarks.peers.venvs import VenvError, python_of
+from benchmarks.peers.venvs import python_of
+from benchmarks.venvs import VenvError
 
 RESUMED = (FLAC, SOUNDFILE)  # how a resumed epoch is decoded
 ROOT = Path(__file__).parent.parent.parent
