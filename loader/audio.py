@@ -240,20 +240,29 @@ class _Fast:
     frames: int
 
     def __init__(self, handle: Any, name: str, *, int16: bool) -> None:
-        self._handle, self.int16 = handle, int16
+        self._handle, self.int16, self._at = handle, int16, 0
         self._seek = getattr(_lib, f"ma_dr_{name}_seek_to_pcm_frame")
         self._read_int16 = getattr(_lib, f"ma_dr_{name}_read_pcm_frames_s16")
         self._read_float32 = getattr(_lib, f"ma_dr_{name}_read_pcm_frames_f32")
         self.sample_rate, self.channels = int(handle.sampleRate), int(handle.channels)
 
     def read(self, start: int, out: NDArray[Any]) -> int:
-        if start and not self._seek(self._handle, start):
+        if start != self._at and not self._go_to(start):
             raise DecodeError(f"cannot seek to frame {start}")
         if out.dtype == np.int16:
             buffer = _ffi.from_buffer("short[]", out, require_writable=True)
-            return int(self._read_int16(self._handle, len(out), buffer))
-        buffer = _ffi.from_buffer("float[]", out, require_writable=True)
-        return int(self._read_float32(self._handle, len(out), buffer))
+            got = int(self._read_int16(self._handle, len(out), buffer))
+        else:
+            buffer = _ffi.from_buffer("float[]", out, require_writable=True)
+            got = int(self._read_float32(self._handle, len(out), buffer))
+        self._at = start + got
+        return got
+
+    def _go_to(self, start: int) -> bool:
+        """Seek from the beginning: the MP3 decoder misses places ahead of any other."""
+        return bool(
+            (not self._at or self._seek(self._handle, 0)) and self._seek(self._handle, start)
+        )
 
 
 class _Flac(_Fast):
@@ -274,10 +283,8 @@ class _Flac(_Fast):
     def _count(self) -> int:
         """Frames that are really there."""
         block, frames = np.empty((_COUNTED_AT_ONCE, max(1, self.channels)), np.float32), 0
-        while got := self.read(0, block):
+        while got := self.read(frames, block):
             frames += got
-        if not self._seek(self._handle, 0):
-            raise DecodeError("cannot seek to its beginning")
         return frames
 
 
@@ -352,6 +359,8 @@ class _SoundFile:
 
     def _go_to(self, start: int, like: NDArray[Any]) -> None:
         """Seek; in Vorbis by decoding, since libsndfile misses some places there."""
+        if start == self._file.tell():
+            return
         if self._file.subtype != "VORBIS":
             self._file.seek(start)
             return

@@ -70,7 +70,7 @@ class ShardCache:
             )
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        remove_drafts(_entries(folder))
+            remove_drafts(_entries(folder))
         self.folder, self._told = folder, False
         self._pressure = folder / "pressure"
         self._seen = _modified_ns(self._pressure)
@@ -123,10 +123,9 @@ class ShardCache:
             with _exclusive(_coming(path)) as alone:
                 if alone and not path.exists():
                     hit = False
-                    with _locked(self.folder / "room", stop):
+                    with _locked(self.folder / "room", stop), writing(path.parent):
                         self._make_room(need_bytes, relieve, stop)
-                        with writing(path.parent):
-                            part_path(path, need_bytes).touch()  # takes the room it will need
+                        part_path(path, need_bytes).touch()  # takes the room it will need
                     fetch(path)
             if not alone and stop.wait(_POLL_S):
                 raise InterruptedError(f"stopped while waiting for {path}")
@@ -238,10 +237,10 @@ def default_folder(environ: dict[str, str] | None = None) -> Path:
 
 
 def _modified_ns(path: Path) -> int:
-    """When a file was last written; 0 where there is none."""
+    """When a file was last written; 0 where there is none, or it cannot be told."""
     try:
         return path.stat().st_mtime_ns
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 
@@ -271,7 +270,7 @@ def _files(folder: Path) -> list[tuple[str, int]]:
             continue
         try:
             status = entry.stat()
-        except FileNotFoundError:  # evicted by another process just now
+        except (FileNotFoundError, PermissionError):  # evicted by another process just now
             continue
         told = _PART.search(entry.name)
         coming = int(told[1]) if told else 0
@@ -280,11 +279,12 @@ def _files(folder: Path) -> list[tuple[str, int]]:
 
 
 def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
-    """What lies in the folders of a cache, as far as they are there."""
+    """What lies in the folders of a cache, as far as they are there and this user's."""
     with suppress(FileNotFoundError), os.scandir(folder) as homes:
         for home in homes:
             if home.is_dir():
-                with suppress(FileNotFoundError), os.scandir(home) as entries:
+                # others' such as lost+found
+                with suppress(FileNotFoundError, PermissionError), os.scandir(home) as entries:
                     yield from entries
 
 

@@ -92,7 +92,7 @@ class BatchDecoder:
         self._store, self._recipe, self._stats = store, recipe, stats
         self._skip_errors, self._with_source = skip_errors, with_source
         self._pool = BufferPool(2 * keep_buffers, pinned=pinned)  # audio and MIDI
-        self._known = self._forget()
+        self._known = self._no_facts()
         self._extras: dict[str, NDArray[Any]] = {}
         self._local = threading.local()
 
@@ -103,24 +103,34 @@ class BatchDecoder:
             DataError: naming sample and shard, unless errors are skipped.
         """
         while True:
+            known = self._known
             try:
-                return self._decode(places, epoch, size)
+                decoded = self._decode(places, epoch, size, known)
             except _MendedError:  # each shard is mended once
-                self._known = self._forget()
+                self._known = self._no_facts()
+            except DecodeError:
+                if known is self._known:
+                    raise
+            else:
+                if decoded is not None:
+                    return decoded
 
-    def _forget(self) -> KnownFacts:
-        """Nothing is known: what was read of a damaged file may be wrong."""
+    def _no_facts(self) -> KnownFacts:
+        """Nothing is known yet, or any more: what was read of a damaged file may be wrong."""
         return KnownFacts(_KNOWN_BYTES if self._recipe.same_every_epoch else 0)
 
-    def _decode(self, places: Places, epoch: int, size: int) -> Decoded:
+    def _decode(self, places: Places, epoch: int, size: int, known: KnownFacts) -> Decoded | None:
+        """A batch; None if what was ``known`` when it began is not trusted any more."""
         began = time.perf_counter()
         skipped: dict[int, Skipped] = {}
         decoder = SampleDecoder(self._recipe, self._scratch(), epoch=epoch)
         by_shard = _by_shard(places)
         with _Readers(self._store, len(by_shard)) as readers:
-            facts = self._facts(by_shard, readers, decoder, skipped)
+            facts = self._facts(by_shard, readers, decoder, skipped, known)
             rows = Rows(self._recipe, self._pool, size, frames=self._frames(facts))
             self._fill(rows, by_shard, facts, readers, decoder, skipped)
+        if known is not self._known:
+            return None
         for row in range(len(places.rows), size):
             rows.blank(row)
         for row, found in skipped.items():
@@ -140,13 +150,14 @@ class BatchDecoder:
         readers: _Readers,
         decoder: SampleDecoder,
         skipped: dict[int, Skipped],
+        known: KnownFacts,
     ) -> dict[int, Facts]:
         """What is known, or read now, of the sample of each row; none of a skipped one."""
         facts: dict[int, Facts] = {}
         for number, rows in by_shard:
             unknown = []
             for row, stored in rows:
-                if (found := self._known.find(number, stored)) is not None:
+                if (found := known.find(number, stored)) is not None:
                     facts[row] = found
                 else:
                     unknown.append((row, stored))
@@ -159,7 +170,7 @@ class BatchDecoder:
                     except (DecodeError, ShardError) as error:
                         skipped[row] = self._skip(number, reader, _key(reader, stored), error)
                     else:
-                        self._known.keep(number, stored, facts[row])
+                        known.keep(number, stored, facts[row])
         return facts
 
     def _fill(
@@ -225,7 +236,7 @@ class BatchDecoder:
         decoder = SampleDecoder(self._recipe, self._scratch(), epoch=epoch)
         by_shard = _by_shard(Places(zero, zero + first, zero))
         with _Readers(self._store, 1) as readers:
-            facts = self._facts(by_shard, readers, decoder, skipped)
+            facts = self._facts(by_shard, readers, decoder, skipped, self._known)
             rows = Rows(self._recipe, self._pool, 1, frames=self._frames(facts))
             self._fill(rows, by_shard, facts, readers, decoder, skipped)
         return rows.extras

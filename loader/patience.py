@@ -61,7 +61,8 @@ def retry(
     Args:
         attempts: None is ``PATIENCE.attempts``.
         pause: waits some seconds; may raise StoppedError.
-        progress: bytes that are there by now; where they grew, attempts are counted anew.
+        progress: bytes that are there by now; where they are more than ever, attempts are counted
+            anew.
 
     Raises:
         FileNotFoundError: at once.
@@ -79,7 +80,7 @@ def retry(
             ) from error
         except network_errors() as error:
             now = progress()
-            failed, reached = 1 if now > reached else failed + 1, now
+            failed, reached = 1 if now > reached else failed + 1, max(reached, now)
             wait_s = _wait_s(error, url, failed, attempts or PATIENCE.attempts)
         pause(wait_s)
 

@@ -35,8 +35,10 @@ class PatientFile(LocalFile):
         """
         self._path, self._pause, self._mounted = path, pause, mounted
         self._lock = threading.Lock()
-        self._found = os.stat_result(range(10))
-        retry(partial(self._watched, self._open), str(path), pause=pause)
+        opener = partial(self._watched, partial(_open, path), discard=_close)
+        file, self._found = retry(opener, str(path), pause=pause)
+        self.name, self.descriptor = file.name, file.descriptor
+        self.size, self.inode = file.size, file.inode
 
     def read_at(self, offset: int, size: int) -> bytes:
         parts: list[bytes] = []
@@ -70,12 +72,13 @@ class PatientFile(LocalFile):
 
         return retry(partial(self._watched, attempt), self.name, pause=self._pause)
 
-    def _watched(self, action: Callable[[], Result]) -> Result:
-        return within(action, pause=self._pause) if self._mounted else action()
-
-    def _open(self) -> None:
-        super().__init__(self._path)
-        self._found = os.fstat(self.descriptor)
+    def _watched(
+        self,
+        action: Callable[[], Result],
+        *,
+        discard: Callable[[Result], object] = lambda late: None,
+    ) -> Result:
+        return within(action, pause=self._pause, discard=discard) if self._mounted else action()
 
     def _reopen(self) -> None:
         """Read on through a new handle: those from before a mount was lost stay dead.
@@ -108,3 +111,17 @@ class PatientFile(LocalFile):
         # the lock may be held for long on a mount, by a thread that opens the file anew
         with self._lock, suppress(OSError):  # of a file that was only read
             super().close()
+
+
+def _open(path: Path) -> tuple[LocalFile, os.stat_result]:
+    file = LocalFile(path)
+    try:
+        return file, os.fstat(file.descriptor)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _close(late: tuple[LocalFile, os.stat_result]) -> None:
+    with suppress(OSError):
+        late[0].close()

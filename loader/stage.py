@@ -17,6 +17,7 @@ from loader.stats import Stats
 from loader.store import ShardStore
 from loader.transfer import read_url
 
+_LARGEST_KEYS_BYTES = 2 << 30
 _FETCHERS = 3
 _REFRESH_S = 0.2
 
@@ -88,7 +89,12 @@ def _keep_keys(cache: ShardCache, source: Source) -> None:
     for folder in source.shards.used_folders():
         if folder.url:
             with suppress(FileNotFoundError):
-                index = partial(read_url, f"{folder.url}/keys.bin", dict(source.options))
+                index = partial(
+                    read_url,
+                    f"{folder.url}/keys.bin",
+                    dict(source.options),
+                    limit_bytes=_LARGEST_KEYS_BYTES,
+                )
                 cache.keep(f"{folder.name}/keys.bin", index)
 
 

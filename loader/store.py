@@ -1,6 +1,7 @@
 """Open shards by number, wherever they are: in place, or fetched ahead into the cache."""
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -560,6 +561,15 @@ def _close_unused_of_all() -> None:
         stores = list(_stores)
     for store in stores:
         store._close_unused()
+
+
+def _forget_stores() -> None:
+    """Start afresh in a child that was forked: its parent's locks may never be released there."""
+    global _stores, _stores_lock
+    _stores, _stores_lock = weakref.WeakSet(), threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_stores)
 
 
 def _first_samples(sources: Sequence[Source]) -> list[Positions]:

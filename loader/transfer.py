@@ -23,6 +23,8 @@ from shards.protocols import missing_package
 CHUNK_BYTES = 4 << 20
 _LEAST_BYTES = 64 << 10
 _LARGEST_BYTES = 2 << 30  # of a manifest, an index or ratings: 20 million shards
+_LARGEST_REMOTE_BYTES = 256 << 20  # of the same: a server may send anything
+_CHUNK_OF_SMALL_BYTES = 1 << 20
 _SMALL_FILE_BYTES = 40 << 20  # what is waited for as long as for so much
 
 
@@ -66,8 +68,12 @@ def read_url(
     *,
     attempts: int | None = None,
     pause: Pause = time.sleep,
+    limit_bytes: int = _LARGEST_REMOTE_BYTES,
 ) -> bytes:
-    """A whole small file; arguments and errors are those of ``retry``.
+    """A whole small file; other arguments and errors are those of ``retry``.
+
+    Args:
+        limit_bytes: no more of a remote file is taken.
 
     Raises:
         FetchError: also if it is no plain file, or larger than any manifest.
@@ -75,8 +81,32 @@ def read_url(
     fs, path = open_url(url, storage_options)
     if type(fs) is LocalFileSystem:
         _require_plain(path)
-    read = partial(within, lambda: fs.cat_file(path), size=_SMALL_FILE_BYTES, pause=pause)
-    return bytes(retry(read, url, attempts=attempts, pause=pause))
+        limit_bytes = _LARGEST_BYTES
+    read_some = _read_stream if _is_http(fs) else _read_range
+    read = partial(
+        within, partial(read_some, fs, path, limit_bytes), size=_SMALL_FILE_BYTES, pause=pause
+    )
+    data = retry(read, url, attempts=attempts, pause=pause)
+    if len(data) > limit_bytes:
+        raise FetchError(
+            f"{url}: is larger than the {limit_bytes >> 20} MiB that are taken of such a file; if "
+            "that is meant, copy the dataset to this machine"
+        )
+    return data
+
+
+def _read_range(fs: Any, path: str, limit_bytes: int) -> bytes:
+    """A file, but no more than one byte beyond the limit."""
+    return bytes(fs.cat_file(path, start=0, end=limit_bytes + 1))
+
+
+def _read_stream(fs: Any, path: str, limit_bytes: int) -> bytes:
+    """The same of a web server, which may know no ranges."""
+    data = bytearray()
+    with fs.open(path, "rb", block_size=0, size=1) as stream:  # a size spares asking for it
+        while len(data) <= limit_bytes and (chunk := stream.read(_CHUNK_OF_SMALL_BYTES)):
+            data += chunk
+    return bytes(data)
 
 
 def _require_plain(path: str) -> None:

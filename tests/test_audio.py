@@ -1,14 +1,17 @@
 """loader.audio: windows of any format, equal to libsndfile's, and damage that is never silent."""
 
+from contextlib import closing
 from io import BytesIO
 
 import numpy as np
 import pytest
 import soundfile
 
-from loader.audio import copy_samples, decode_window, duration_s
+from loader import audio
+from loader.audio import copy_samples, decode_whole, decode_window, duration_s
 from shards.errors import DecodeError
 from shards.npy import npy_view
+from shards.pcm import USUAL
 
 RATE = 8000
 
@@ -280,3 +283,35 @@ def test_a_header_is_believed_up_to_what_the_file_holds(extension):
 def test_a_damaged_npy_header_is_an_error():
     with pytest.raises(DecodeError):
         npy_view(b"\x93NUMPY\x01\x00\x10\x00{'descr': (((\n" + bytes(100))
+
+
+def test_near_silence_is_counted_in_one_pass(monkeypatch):
+    """So small a file might claim its length: it is decoded once to see, and not block by block."""
+    samples, read = np.zeros(20 * 48000, np.float32), soundfile.SoundFile.read
+    data, frames = encode(samples, "ogg", rate=48000), []
+
+    def count(self, size, *, out):
+        frames.append(size)
+        return read(self, size, out=out)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", count)
+    assert audio._honest_frames(audio._SoundFile(data), 1) == len(samples)
+    assert sum(frames) < 3 * len(samples)
+
+
+def test_near_silent_flac_is_decoded_by_the_fast_decoder(monkeypatch):
+    data = encode(np.zeros(60 * RATE, np.float32), "flac")
+    assert USUAL * len(data) < 60 * RATE
+    monkeypatch.setattr(audio, "_SoundFile", None)
+    assert len(decode_whole(data, "flac", sample_rate=RATE)) == 60 * RATE
+
+
+@pytest.mark.parametrize("extension", ["flac", "wav", "mp3"])
+def test_reads_that_follow_one_another_are_one_read(extension):
+    data = encode(sound(2.0), extension)
+    whole, row = np.empty((2 * RATE, 1), np.float32), np.empty((500, 1), np.float32)
+    with closing(audio._FAST[extension](data)) as decoder:
+        assert decoder.read(0, whole) == len(whole)
+        for start in (0, 500, 1000, 3000, 1000, 1500):
+            assert decoder.read(start, row) == 500
+            assert np.allclose(row, whole[start : start + 500], atol=1e-4)

@@ -1,6 +1,10 @@
 """Caches that lose files, hold wrong ones or cannot be written: read around, or told."""
 
+import errno
+import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import corpus
@@ -15,12 +19,13 @@ from test_foreign import samples, write_tar
 from loader import make_pipeline, transfer
 from loader.cache import ShardCache
 from loader.patience import PATIENCE
+from loader.patient import PatientFile
 from loader.source import open_source
 from loader.stats import Stats
 from loader.store import ShardStore
 from shards.errors import CacheError
 from shards.index import index_bytes
-from shards.reader import ShardReader
+from shards.reader import LocalFile, ShardReader
 
 SMALL = {"sample_rate": corpus.SAMPLE_RATE, "clip_seconds": 1.0, "batch_size": 10}
 
@@ -193,3 +198,42 @@ def test_a_shard_whose_file_system_came_back_is_pinned(dataset, tmp_path, monkey
         assert len(reader)
         assert store._open[0]._pin._lock >= 0
     store.close()
+
+
+def test_a_folder_of_somebody_else_in_the_cache_is_passed_over(dataset, tmp_path, monkeypatch):
+    """Such as lost+found, where a disk of its own is mounted for the cache."""
+    cache, scan = tmp_path / "cache", os.scandir
+    (cache / "lost+found").mkdir(parents=True)
+
+    def refuse(path):
+        if Path(path).name == "lost+found":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert len(stream(dataset, cache_mount=True, cache_dir=cache)) == 5
+    assert len(list(cache.glob("*/*.tar"))) == len(list(dataset.glob("*.tar")))
+
+
+def test_a_file_that_opens_too_late_leaves_nothing_open(tmp_path, monkeypatch):
+    path, may_go, late = tmp_path / "a", threading.Event(), []
+    path.write_bytes(b"content")
+    monkeypatch.setattr(PATIENCE, "stall_s", 0.1)
+    opened = LocalFile.__init__
+
+    def slow(self, path):
+        if not late:
+            late.append(threading.current_thread())
+            may_go.wait(20)
+        opened(self, path)
+
+    monkeypatch.setattr(LocalFile, "__init__", slow)
+    file = PatientFile(path, pause=time.sleep, mounted=True)
+    before = file.descriptor
+    may_go.set()
+    late[0].join(20)
+    assert file.descriptor == before
+    links = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    assert links.count(str(path)) == 1
+    assert file.read_at(0, 7) == b"content"
+    file.close()

@@ -1,15 +1,18 @@
 """Web servers that refuse, break off, fall silent and change their files: each is told apart."""
 
+import errno
+import itertools
 from pathlib import Path
 
 import corpus
+import faultfs  # noqa: F401 - registers fault://
 import numpy as np
 import pytest
 import torch
 from web import serve
 
 from loader import make_pipeline, transfer
-from loader.patience import PATIENCE
+from loader.patience import PATIENCE, retry
 from loader.transfer import read_url
 from shards.errors import DataError, FetchError
 from shards.tar import END_OF_ARCHIVE, sample_bytes
@@ -167,3 +170,34 @@ def test_a_file_may_take_longer_than_a_client_gives_one_request(tmp_path, monkey
     assert transfer.open_url("http://127.0.0.1:1/a.bin", own)[0].client_kwargs == {
         "trust_env": True
     }
+
+
+def test_of_a_small_file_without_end_no_more_is_taken_than_any_has(tmp_path):
+    with serve(tmp_path, ranges=False) as web:
+        web.pages["/manifest.json"] = bytes(3 << 20)
+        url = f"{web.url}/manifest.json"
+        assert len(read_url(url, None)) == 3 << 20
+        with pytest.raises(FetchError, match=r"manifest\.json: is larger than the 1 MiB"):
+            read_url(url, None, limit_bytes=1 << 20)
+
+
+def test_of_an_object_no_more_is_asked_for_than_any_small_file_has(tmp_path):
+    (tmp_path / "x").write_bytes(bytes(3 << 20))
+    assert len(read_url(f"fault://{tmp_path}/x", None)) == 3 << 20
+    with pytest.raises(FetchError, match="x: is larger than the 1 MiB"):
+        read_url(f"fault://{tmp_path}/x", None, limit_bytes=1 << 20)
+
+
+def test_a_transfer_that_begins_again_each_time_comes_to_an_end():
+    """As with a server that knows no ranges: bytes that came before are no progress."""
+    there, pauses = itertools.cycle([0, 100, 0, 50]), []
+
+    def fail() -> None:
+        raise OSError(errno.ECONNRESET, "reset")
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        assert len(pauses) < 50
+
+    with pytest.raises(FetchError, match="failed 6 times"):
+        retry(fail, "x", pause=pause, progress=lambda: next(there))

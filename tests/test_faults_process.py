@@ -18,7 +18,7 @@ import faultfs  # noqa: F401 - registers its protocol
 import pytest
 from web import serve
 
-from loader import make_pipeline
+from loader import make_pipeline, store
 from loader.cache import ShardCache
 
 HERE = Path(__file__).parent
@@ -268,3 +268,16 @@ def test_a_cache_is_shared_by_processes_that_are_killed_at_random(dataset, tmp_p
     assert found["finished"] > 0
     assert found["wrong_shards"] == found["hangs"] == found["failures"] == 0
     assert found["most_bytes"] <= found["limit_bytes"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_waits_for_no_lock_of_its_parents_pipelines(dataset):
+    """Locks that a thread held at the moment of the fork: nobody releases them in the child."""
+    with make_pipeline(dataset, **SMALL) as pipe, pipe._store._lock, store._stores_lock:
+        child = multiprocessing.get_context("fork").Process(target=store._close_unused_of_all)
+        child.start()
+        child.join(20)
+        waits = child.is_alive()
+        child.kill()
+        child.join()
+    assert not waits

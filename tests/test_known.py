@@ -1,13 +1,15 @@
 """What is the same in every epoch is decoded once."""
 
 import shutil
+from dataclasses import replace
 
 import corpus
 import numpy as np
 import pytest
+import torch
 
 from loader import make_pipeline
-from loader.example import Facts
+from loader.example import Facts, SampleDecoder
 from loader.known import KnownFacts
 from shards.errors import DecodeError
 from shards.reader import ShardReader
@@ -71,3 +73,22 @@ def test_a_sample_counts_once_however_often_it_is_kept():
         known.keep(0, 0, facts(100))
     known.keep(0, 1, facts(100))
     assert known.find(0, 1) is not None
+
+
+def test_facts_that_were_read_before_a_shard_was_mended_are_not_kept(dataset, monkeypatch):
+    """Another thread finds the shard damaged while a batch with facts of it is in the making."""
+    options = {**SMALL, "num_workers": 0, "shuffle": 0}
+    with make_pipeline(dataset, **options) as pipe:
+        expected = [batch["midi"].clone() for batch in pipe]
+    read = SampleDecoder.facts
+    with make_pipeline(dataset, **options) as pipe:
+
+        def damaged(self, reader, row):
+            monkeypatch.setattr(SampleDecoder, "facts", read)
+            pipe._decoder._known = KnownFacts(10**7)  # as the other thread does
+            return replace(read(self, reader, row), midi=np.zeros((4, 8), np.int16))
+
+        monkeypatch.setattr(SampleDecoder, "facts", damaged)
+        for _ in range(2):
+            found = [batch["midi"].clone() for batch in pipe]
+            assert all(map(torch.equal, found, expected))
