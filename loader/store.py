@@ -150,12 +150,15 @@ class ShardStore:
         """
         assert self._cache is not None
         name = self._decoded_name(number)
-        pin, there = self._cache.acquire(
-            name, make, need_bytes=need_bytes, stop=self._stop, relieve=_close_unused_of_all
+
+        def make_noted(path: Path) -> None:
+            self._stats.fetched(name)  # before it is there to be opened
+            make(path)
+
+        pin, _ = self._cache.acquire(
+            name, make_noted, need_bytes=need_bytes, stop=self._stop, relieve=_close_unused_of_all
         )
         pin.release()
-        if not there:
-            self._stats.fetched(name)
         with self._lock:
             if (entry := self._open.get(number)) is not None:
                 entry.stale = True
@@ -449,19 +452,17 @@ class ShardStore:
                 return pin, True
             raise CacheError(f"{self._cache.folder}: is left alone for a while")
         with self._stats.time("fetch"):
-            pin, there = self._cache.acquire(
+            return self._cache.acquire(
                 name,
                 lambda path: self._transfer(number, path),
                 need_bytes=int(self.shards.sizes[number]),
                 stop=self._stop,
                 relieve=_close_unused_of_all,
             )
-        if not there:
-            self._stats.fetched(name)
-        return pin, there
 
     def _transfer(self, number: int, path: Path) -> None:
         shard = self.shards[number]
+        self._stats.fetched(self._raw_name(number))  # before it is there to be opened
         with self._on_its_way(number):
             self._gate(number, 0)
             copy = partial(

@@ -385,6 +385,21 @@ def test_hits_are_shards_that_were_there_before(dataset, tmp_path):
             assert pipe.stats()["cache_hits"] == hits
 
 
+def test_a_shard_that_is_opened_as_soon_as_it_is_there_is_no_hit(dataset, tmp_path, monkeypatch):
+    """By a reader, while who fetched it still keeps its index."""
+    keep = ShardStore._keep_index
+    store = ShardStore([open_source(remote(dataset))], ShardCache(tmp_path), stats := Stats())
+
+    def read_first(self, number, path):
+        with store.reader(number):
+            keep(self, number, path)
+
+    monkeypatch.setattr(ShardStore, "_keep_index", read_first)
+    store.ensure(0)
+    store.close()
+    assert stats.snapshot()["cache_hits"] == 0
+
+
 def test_an_index_is_made_of_its_tar_and_not_fetched(dataset, tmp_path):
     """A slow mount takes longer to give it."""
     with make_pipeline(remote(dataset), cache_dir=tmp_path / "cache", **SMALL) as pipe:
