@@ -226,9 +226,7 @@ def _try_all(contest: Contest) -> dict[str, Any]:
     for name, put in FAULTS.items():
         began = time.monotonic()
         found = put(contest)
-        told = {
-            "error": found["error"].replace(f"{contest.work}/", "")
-        }  # no folder of this machine
+        told = {"error": found["error"].replace(f"{contest.work}/", "")}  # by no path of here
         outcomes[name] = found | told | {"seconds": round(time.monotonic() - began, 1)}
         print(contest.library, name, outcomes[name], file=sys.stderr, flush=True)
     return {"version": contest.version, "error": "", "outcomes": outcomes}
