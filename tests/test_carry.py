@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import threading
 import time
 from itertools import count
 from pathlib import Path
@@ -197,3 +198,73 @@ def test_loading_a_checkpoint_runs_no_code(tmp_path):
     with pytest.raises(Exception, match="weights_only"):
         WholeCheckpoints().load_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert not (tmp_path / "was run").exists()
+
+
+def test_a_change_told_at_the_last_moment_is_waited_for(here, tmp_path, monkeypatch):
+    """Between the look at what has changed and the word that nothing has."""
+    seen, carrier = [], Carrier(here, Destination(str(tmp_path / "there")))
+
+    def looked(*arguments: object) -> list[str]:
+        seen.append(carrier._idle.is_set())
+        return []
+
+    class Late(threading.Event):
+        poker = threading.Thread(target=lambda: carrier.poke())
+
+        def is_set(self) -> bool:
+            found = super().is_set()
+            if not found and not self.poker.ident:
+                self.poker.start()
+                self.poker.join(0.2)  # held up until the word is out
+            return found
+
+    monkeypatch.setattr("trainer.carry.carry", looked)
+    late = Late()
+    carrier._changed.set()  # let go of the event that it waits for
+    carrier._changed = late
+    late.set()
+    deadline = time.monotonic() + 10
+    while len(seen) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert seen[-1] is False
+    assert carrier.close(patience_s=10)
+
+
+def test_an_error_of_our_own_ends_the_carrying_and_nobody_waits(here, tmp_path, monkeypatch):
+    def wrong(*arguments: object) -> None:
+        raise AssertionError("a bug")
+
+    told = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    monkeypatch.setattr(Destination, "put", wrong)
+    carrier = Carrier(here, Destination(str(tmp_path / "there")))
+    began = time.monotonic()
+    assert not carrier.close(patience_s=60)
+    assert not carrier.close(patience_s=60)  # also once it has ended
+    assert time.monotonic() - began < 30
+    assert [str(one.exc_value) for one in told] == ["a bug"]
+
+
+def test_a_best_checkpoint_that_found_no_room_is_not_the_best(tmp_path, monkeypatch):
+    """The first of three epochs has the lowest loss, and the disk is full then."""
+    shards, out = make_splits(tmp_path / "data", samples=20), tmp_path / "run"
+    losses, compute, save = iter([9.0, 1.0, 3.0, 2.0]), Scores.compute, torch.save
+    full = [True]
+
+    def falling(self: Scores) -> dict[str, torch.Tensor]:
+        return compute(self) | {"loss": torch.tensor(next(losses))}
+
+    def failing(checkpoint: dict, file: object) -> None:
+        if full and "best" in str(file.name):
+            full.pop()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(checkpoint, file)
+
+    monkeypatch.setattr(Scores, "compute", falling)
+    monkeypatch.setattr(torch, "save", failing)
+    assert main(arguments(shards, out)) == 0
+    assert not full
+    assert checkpoint(out, "best")["epoch"] == 2
+    callbacks = checkpoint(out)["callbacks"].values()
+    (kept,) = [state for state in callbacks if "best_model_score" in state]
+    assert float(kept["best_model_score"]) == 2.0

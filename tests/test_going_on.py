@@ -1,18 +1,23 @@
 """A run goes on as its command line says, also where that is not what its checkpoint says."""
 
 import json
+import math
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from runs import arguments, checkpoint, epochs, make_splits
 
-from trainer import folder
+from trainer import devices, folder, keylog
 from trainer.__main__ import main
 from trainer.carry import Carrier
+from trainer.checkpoint import WholeCheckpoints
+from trainer.keeper import Keeper, _is_between
+from trainer.outcomes import Outcome, Outcomes
 from trainer.scores import Scores
-from trainer.stopping import Stopped
+from trainer.stopping import Stopped, StopSignals
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),
@@ -133,3 +138,65 @@ def test_ctrl_c_while_a_finished_run_is_carried_says_so(shards, tmp_path, monkey
     said = capsys.readouterr().err
     assert "stopped by SIGINT while the run was carried" in said
     assert "before it began" not in said
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_a_checkpoint_that_does_not_exist_is_told_in_a_line(shards, tmp_path, capsys, command):
+    given = arguments(shards, tmp_path / "run")[1:]
+    assert main([command, *given, f"--ckpt_path={tmp_path}/none.ckpt"]) == 1
+    assert f"error: --ckpt_path: {tmp_path}/none.ckpt is not a file" in capsys.readouterr().err
+
+
+def test_keys_are_kept_by_the_rank_that_writes_them(tmp_path):
+    for first in (True, False):
+        trainer = SimpleNamespace(
+            is_global_zero=first,
+            loggers=[],
+            current_epoch=0,
+            global_step=1,
+            should_stop=False,
+            save_checkpoint=lambda path, weights_only: None,
+        )
+        folder, stands = tmp_path / str(first), []
+        folder.mkdir()
+        files = WholeCheckpoints()
+        keeper = Keeper(folder, StopSignals(), files, minutes=1, log_keys=True, saved=stands.append)
+        keeper._keys = [keylog.line(epoch=0, batch=1, keys=["a"])]
+        keeper._save(trainer)
+        assert keeper._unwritten == keeper._keys == []
+        assert (folder / keylog.NAME).exists() == bool(stands) == first
+
+
+@pytest.mark.parametrize(
+    ("every", "batch", "batches_before", "between"),
+    [(1, 2, 0, False), (1, 2, 4, False), (1, 0, 2, True), (None, 0, 2, False), (None, 2, 2, True)],
+)
+def test_no_checkpoint_lies_where_a_validation_is_due(every, batch, batches_before, between):
+    """Every third batch is validated: of an epoch, or of the run."""
+    loop = SimpleNamespace(total_batch_idx=batches_before + batch)
+    trainer = SimpleNamespace(
+        accumulate_grad_batches=1,
+        val_check_batch=3,
+        check_val_every_n_epoch=every,
+        is_last_batch=False,
+        fit_loop=SimpleNamespace(epoch_loop=loop),
+    )
+    assert _is_between(trainer, batch) == between
+
+
+def test_a_first_pass_without_a_loss_is_replaced_by_one_that_has_it():
+    outcomes = Outcomes()
+    for epoch, loss in enumerate([math.nan, 3.0, math.nan, 2.0, 2.5]):
+        nothing = torch.zeros(0, 1)
+        outcomes._now = Outcome(epoch, math.inf, ("a",), (), nothing, nothing)
+        metrics = {"val/loss": torch.tensor(loss)}
+        outcomes.on_validation_end(SimpleNamespace(callback_metrics=metrics), None)
+    assert outcomes.best.epoch == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "several"),
+    [("0,1", True), ("0,", False), ("0", False), ("2", True), (1, False), ([0, 1], True)],
+)
+def test_devices_are_counted_as_lightning_counts_them(asked, several):
+    assert devices.several({"devices": asked, "accelerator": "gpu"}, environ={}) == several

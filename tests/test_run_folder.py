@@ -1,6 +1,7 @@
 """trainer.folder: a run takes from a folder its own, and writes to a mount that is there."""
 
 import errno
+import fcntl
 import io
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from runs import arguments, make_splits
 
+from shards import retry
 from trainer import destination, folder
 from trainer.__main__ import main
 from trainer.carry import Carrier
@@ -82,6 +84,37 @@ def test_fresh_is_refused_where_it_would_wipe_a_folder(tmp_path, capsys):
     assert main([*arguments(shards, out), "--fresh"]) == 1
     assert "--fresh" in capsys.readouterr().err
     assert files(out) == set(OTHERS)
+
+
+# --- what cannot be reached, or locked
+
+
+@pytest.mark.parametrize("action", [RunFolder.open, RunFolder.require_run, RunFolder.clear])
+def test_a_destination_that_cannot_be_reached_is_told_in_a_line(tmp_path, monkeypatch, action):
+    def unreachable(self: Destination, *arguments: object) -> None:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    for name in ("read", "names", "sizes"):
+        monkeypatch.setattr(Destination, name, unreachable)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
+    with pytest.raises(ValueError, match=r"out: memory://bucket/run: .*Connection refused"):
+        action(RunFolder("memory://bucket/run", cache_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_where_there_are_no_locks_a_fit_runs_and_says_so(tmp_path, monkeypatch, caplog, number):
+    def unknown(*arguments: object) -> None:
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with RunFolder(str(tmp_path / "run")).occupied():
+        assert "no locks on this file system" in caplog.text
+
+
+def test_another_fit_in_the_same_folder_is_refused(tmp_path):
+    run = RunFolder(str(tmp_path / "run"))
+    with run.occupied(), pytest.raises(ValueError, match="another fit"), run.occupied():
+        pass
 
 
 # --- a mount that goes away

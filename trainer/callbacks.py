@@ -1,10 +1,13 @@
 """The callbacks of a run."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from importlib.util import find_spec
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 
 from trainer.checkpoint import BEST, FOLDER, WholeCheckpoints
@@ -48,7 +51,7 @@ def make_callbacks(
         (Telemetry(), True),
         (History(), True),
         (_early_stopping(asked.early_stopping), asked.early_stopping is not None),
-        (_best(folder), saves),
+        (_best(folder, files), saves),
         (keeper, saves),
         (LearningRateMonitor(logging_interval="step"), asked.trainer.logger),
         # By name: where rich is installed, Lightning would take its bar.
@@ -67,10 +70,35 @@ def _pictures() -> list[Callback]:
     return [outcomes, Showcase(), Report(outcomes)]
 
 
-def _best(folder: RunFolder) -> ModelCheckpoint:
+class _Best(ModelCheckpoint):
+    """The best of what could be written: where a disk was full, the next may take its place."""
+
+    def __init__(self, files: WholeCheckpoints, **options: Any) -> None:
+        super().__init__(**options)
+        self._files = files
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with self._undone_if_it_fails(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with self._undone_if_it_fails(trainer):
+            super().on_validation_end(trainer, pl_module)
+
+    @contextmanager
+    def _undone_if_it_fails(self, trainer: Trainer) -> Iterator[None]:
+        before = deepcopy(self.state_dict())
+        self._files.failed = False
+        yield
+        if trainer.strategy.broadcast(self._files.failed):  # rank 0 writes
+            self.load_state_dict(before)
+
+
+def _best(folder: RunFolder, files: WholeCheckpoints) -> ModelCheckpoint:
     """The weights of the lowest validation loss."""
-    return ModelCheckpoint(
-        folder.path / FOLDER,
+    return _Best(
+        files,
+        dirpath=folder.path / FOLDER,
         monitor=_MONITOR,
         filename=BEST.removesuffix(".ckpt"),
         enable_version_counter=False,

@@ -35,29 +35,39 @@ class Carrier:
         self._first_pause_s = first_pause_s
         self._changed, self._idle, self._ended = (threading.Event() for _ in range(3))
         self._idle.set()
+        self._lock, self._broken = threading.Lock(), False
         # A daemon: a mount that hangs in a write must not keep the program from ending.
         self._thread = threading.Thread(target=self._work, name="carry-run", daemon=True)
         self._thread.start()
 
     def poke(self) -> None:
         """Say that something has changed."""
-        self._idle.clear()
-        self._changed.set()
+        with self._lock:
+            if not self._broken:
+                self._idle.clear()
+            self._changed.set()
 
     def close(self, *, patience_s: float) -> bool:
         """Carry what is left, for so many seconds at most; whether all of it is there."""
         self.poke()
-        complete = self._idle.wait(patience_s)
+        complete = self._idle.wait(patience_s) and not self._broken
         self._ended.set()
         self._changed.set()
         return complete
 
     def _work(self) -> None:
-        while self._changed.wait() and not self._ended.is_set():
-            self._changed.clear()
-            self._carry_patiently()
-            if not self._changed.is_set():
+        try:
+            while self._changed.wait() and not self._ended.is_set():
+                self._changed.clear()
+                self._carry_patiently()
+                with self._lock:  # or a change told between these two would count as carried
+                    if not self._changed.is_set():
+                        self._idle.set()
+        except BaseException:  # a bug: told by the thread, and nobody is to wait for it
+            with self._lock:
+                self._broken = True
                 self._idle.set()
+            raise
 
     def _carry_patiently(self) -> None:
         pause_s = self._first_pause_s

@@ -125,6 +125,8 @@ class Command(LightningCLI):
             return
         # Checkpoints are plain tensors and values, whatever the file claims to be.
         asked.weights_only = True
+        if asked.ckpt_path is not None:
+            _require_checkpoint(asked.ckpt_path, far=self.subcommand != "fit")
         if self.subcommand == "fit":
             if _is_first():
                 require_fit(plan_of(asked.as_dict(), self.folder.shown))
@@ -301,6 +303,12 @@ class Command(LightningCLI):
 def _is_first() -> bool:
     """Whether this is the first of all processes, as their environment says."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def _require_checkpoint(path: str, *, far: bool) -> None:
+    """Refuse what is no file; a URL is one where it may lie far away."""
+    if not Path(path).is_file() and not (far and "://" in path):
+        raise ValueError(f"--ckpt_path: {path} is not a file on this machine")
 
 
 def _existing(best: Path) -> Path:

@@ -47,8 +47,9 @@ def several(trainer: Mapping[str, Any], environ: Mapping[str, str] = os.environ)
     asked = trainer["devices"]
     if asked in ("auto", -1, "-1"):
         return uses_cuda(trainer["accelerator"]) and torch.cuda.device_count() > 1
-    number = len(asked) if isinstance(asked, list) else int(str(asked).count(",") or asked)
-    return number > 1
+    if isinstance(asked, str) and "," in asked:
+        asked = [number for number in asked.split(",") if number.strip()]
+    return (len(asked) if isinstance(asked, list) else int(asked)) > 1
 
 
 def machines(trainer: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> int:

@@ -1,10 +1,9 @@
 """The folder of a run: what lies where in it, and where it lies itself."""
 
-import fcntl
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -14,11 +13,12 @@ import yaml
 
 from loader.cache import default_folder
 from loader.disk import write_whole
-from shards.retry import retry
+from shards.retry import network_errors, retry
 from trainer.carry import Carrier, bring_back
 from trainer.checkpoint import BEST, FOLDER, newest
 from trainer.destination import Destination, is_far
 from trainer.disk import attempt
+from trainer.lock import locked
 from trainer.parts import CONFIG, STATE, is_part, is_run
 
 _LOCK = ".lock"  # held while a fit runs; a process that dies lets go of it
@@ -63,11 +63,13 @@ class RunFolder:
         """Bring the run back from its destination if that is ahead of what is here.
 
         Raises:
-            Exception: of ``shards.retry.network_errors()`` if the destination cannot be read.
+            ValueError: if the destination cannot be read.
         """
         if self._destination is None:
             return self
-        with self._one_at_a_time():
+        # One process of this machine at a time: the first brings back, the others find it.
+        lock = self.path.with_name(f"{self.path.name}.lock")
+        with locked(lock, wait=True), self._reaching():
             there = retry(lambda: _parsed(self._destination.read(STATE)))  # type: ignore[union-attr]
             here = self.state()
             if there and _is_ahead(there, here):
@@ -114,24 +116,31 @@ class RunFolder:
         """Whatever else lies there, it is to be beside a run, and not the content of a disk.
 
         Raises:
-            ValueError: if the folder holds something, and no run.
+            ValueError: if the folder holds something, and no run; or if it cannot be read.
         """
         far = self._destination
-        read, names = self._read, _names(self.path)
-        if far is not None:
-            read, names = (lambda name: retry(lambda: far.read(name))), retry(far.names)
-        if not names or is_run(read(STATE), read(CONFIG)):
-            return
+        with self._reaching():
+            if far is None:
+                read, names = self._read, _names(self.path)
+            else:
+                read, names = (lambda name: retry(lambda: far.read(name))), retry(far.names)
+            if not names or is_run(read(STATE), read(CONFIG)):
+                return
         raise ValueError(
             f"--fresh: {self.out} holds {', '.join(sorted(names)[:_SHOWN])} and no run: leave "
             "--fresh out to begin one beside that, or give a folder of its own with --out"
         )
 
     def clear(self) -> None:
-        """Remove what an earlier run left; what others put beside it stays."""
+        """Remove what an earlier run left; what others put beside it stays.
+
+        Raises:
+            ValueError: if the destination cannot be reached.
+        """
         self._remove_local()
         if (far := self._destination) is not None:
-            retry(lambda: far.remove([name for name in far.sizes() if is_part(name)]))
+            with self._reaching():
+                retry(lambda: far.remove([name for name in far.sizes() if is_part(name)]))
 
     def begin(self, config: dict[str, Any]) -> None:
         """Write down what a run is started with, or goes on with, and begin to carry it."""
@@ -148,10 +157,9 @@ class RunFolder:
         Raises:
             ValueError: if there is one.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / _LOCK).open("w") as lock:
+        with ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.enter_context(locked(self.path / _LOCK, wait=False))
             except BlockingIOError:
                 raise ValueError(f"out: another fit is running in {self.path}") from None
             yield
@@ -193,12 +201,12 @@ class RunFolder:
         return path.read_bytes() if path.is_file() else None
 
     @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        """One process of this machine at a time: the first brings back, the others find it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(f"{self.path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    def _reaching(self) -> Iterator[None]:
+        """What cannot be reached, or fetched, is told in a line."""
+        try:
             yield
+        except network_errors() as error:
+            raise ValueError(f"out: {self.out}: {error or type(error).__name__}") from error
 
 
 def run_name(configs: list[Any] | None, mode: str) -> str:

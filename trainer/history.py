@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from loader.disk import write_whole
 from trainer.disk import attempt
 from trainer.parts import FIGURES
 from trainer.telemetry import PREFIX
@@ -91,7 +91,4 @@ def _shown(value: float | None) -> str:
 
 
 def _write(path: Path, epochs: Mapping[str, Figures]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(epochs, indent=1, allow_nan=False) + "\n")
-    os.replace(draft, path)
+    write_whole(path, (json.dumps(epochs, indent=1, allow_nan=False) + "\n").encode())

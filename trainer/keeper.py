@@ -136,9 +136,9 @@ class Keeper(Checkpoint):
             raise Stopped(self._leaving)
 
     def _save(self, trainer: Trainer) -> None:
-        self._unwritten += keylog.merge(self._gather(trainer, self._keys))
-        self._keys = []
+        keys, self._keys = self._gather(trainer, self._keys), []
         if trainer.is_global_zero:
+            self._unwritten += keylog.merge(keys)
             with attempt(self._log):
                 keylog.append(self._log, self._unwritten)
                 self._unwritten = []
@@ -177,5 +177,7 @@ def _is_between(trainer: Trainer, batch_idx: int) -> bool:
     """Whether a run can be gone on with from behind this batch, exactly."""
     steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
     interval = trainer.val_check_batch
+    if trainer.check_val_every_n_epoch is None:  # then the interval counts through all epochs
+        batch_idx = trainer.fit_loop.epoch_loop.total_batch_idx
     validates = interval not in (None, float("inf")) and (batch_idx + 1) % int(interval) == 0
     return steps and not validates and not trainer.is_last_batch

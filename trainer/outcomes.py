@@ -99,7 +99,7 @@ class Outcomes(Callback):
         if now is None:
             return
         loss = float(trainer.callback_metrics.get("val/loss", torch.tensor(math.inf)))
-        if self.best is None or loss < self.best.loss:
+        if self.best is None or math.isnan(self.best.loss) or loss < self.best.loss:
             kept = (now.dimensions, now.keys, now.ratings, now.labels)
             self.best = Outcome(now.epoch, loss, *kept)
 
