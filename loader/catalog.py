@@ -184,9 +184,5 @@ class Catalog:
         return (folder.infos[number] for number in self.numbers[run].tolist())
 
 
-def _short_hash(text: str) -> str:
-    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-
-
 def _join(arrays: Sequence[Positions]) -> Positions:
     return np.concatenate(arrays) if arrays else np.empty(0, np.int64)

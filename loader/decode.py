@@ -13,6 +13,7 @@ from loader.batch import Batch, Rows
 from loader.buffers import BufferPool
 from loader.example import Facts, SampleDecoder, Scratch
 from loader.known import KnownFacts
+from loader.mend import MendedError
 from loader.order import Positions
 from loader.recipe import Recipe
 from loader.skipped import Skipped
@@ -27,10 +28,6 @@ ByShard = list[tuple[int, list[tuple[int, int]]]]
 
 _KNOWN_BYTES = 64 * 10**6
 _HELD_SHARDS = 16
-
-
-class _MendedError(Exception):
-    """A shard was read anew, or its index done without: the batch is to be decoded again."""
 
 
 @dataclass(slots=True)
@@ -106,7 +103,7 @@ class BatchDecoder:
             known = self._known
             try:
                 decoded = self._decode(places, epoch, size, known)
-            except _MendedError:  # each shard is mended once
+            except MendedError:  # each shard is mended once
                 self._known = self._no_facts()
             except DecodeError:
                 if known is self._known:
@@ -205,10 +202,10 @@ class BatchDecoder:
 
         Raises:
             DecodeError: if they are.
-            _MendedError: if it was not the sample that is damaged.
+            MendedError: if it was not the sample that is damaged.
         """
         if self._store.mend(number, reader):
-            raise _MendedError
+            raise MendedError
         shard = self._store.shards[number].url
         if not self._skip_errors:
             raise DecodeError(f"{shard}: sample {key!r}: {error}") from error

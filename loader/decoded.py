@@ -2,9 +2,11 @@
 
 import json
 import logging
+import math
 import os
 import queue
 import threading
+import time
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -15,14 +17,16 @@ from loader.audio import decode_whole
 from loader.cache import ShardCache
 from loader.disk import measure, write_whole
 from loader.machine import free_memory
+from loader.mend import MendedError
 from loader.meta import Meta, parse_meta
 from loader.opened import digest_path
+from loader.patience import PATIENCE
 from loader.recipe import audio_extension
 from loader.source import Source
 from loader.store import ShardStore
 from loader.tokens import octuple
 from loader.transfer import StoppedError, part_path
-from shards.errors import DataError, DecodeError
+from shards.errors import CacheError, DataError, DecodeError
 from shards.index import index_bytes
 from shards.notes import read_notes
 from shards.npy import npy_bytes
@@ -82,10 +86,6 @@ def worth_keeping(size_bytes: int, cache: ShardCache, *, raw_bytes: int) -> bool
     return False
 
 
-class _MendedError(Exception):
-    """A shard was damaged in the cache and comes anew: it is to be decoded once more."""
-
-
 class DecodedKeeper:
     """A thread that decodes the shards that were opened raw, and puts them into the cache.
 
@@ -112,23 +112,25 @@ class DecodedKeeper:
     def _run(self) -> None:
         with suppress(OSError):  # a system without priorities of threads
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        failed: set[int] = set()  # opening a shard asks for its copy: without this, for ever
+        # opening a shard asks for its copy: one that failed is left alone until then, or for ever
+        failed: dict[int, float] = {}
         while not self._stop.is_set():
             try:
                 number = self._store.undecoded.get(timeout=_POLL_S)
             except queue.Empty:
                 continue
-            if number in failed:
+            if time.monotonic() < failed.get(number, 0.0):
                 continue
             self._keeping = True
             try:
                 self._keep(number)
             except (StoppedError, InterruptedError):
                 return
-            except _MendedError:
+            except MendedError:
                 self._store.undecoded.put(number)
             except (DataError, OSError, ValueError) as error:
-                failed.add(number)
+                passes = isinstance(error, CacheError | OSError)  # such as a full disk
+                failed[number] = time.monotonic() + PATIENCE.lapse_s if passes else math.inf
                 log.warning("shard %d is not kept decoded: %s", number, error)
             finally:
                 self._keeping = False
@@ -136,6 +138,9 @@ class DecodedKeeper:
     def _keep(self, number: int) -> None:
         """Decode one shard into the cache, unless another process has."""
         with self._store.reader(number) as reader:
+            # damage that decodes would get a digest of its own
+            if not self._store.is_sound(number, reader) and self._store.mend(number, reader):
+                raise MendedError
             size = sum(_decoded_bytes(reader, row, self._sample_rate) for row in range(len(reader)))
 
             def make(path: Path) -> None:
@@ -147,7 +152,7 @@ class DecodedKeeper:
         """The tar and its index; both appear by rename, the tar last.
 
         Raises:
-            _MendedError: if what does not decode was damaged in the cache, and comes anew.
+            MendedError: if what does not decode was damaged in the cache, and comes anew.
         """
         part, offsets = part_path(path, size), [0]
         try:
@@ -161,7 +166,7 @@ class DecodedKeeper:
                     members = decode_members(stored, sample_rate=self._sample_rate)
                     undecodable = audio_extension(stored) and "audio.npy" not in members
                     if undecodable and self._store.mend(number, reader):
-                        raise _MendedError
+                        raise MendedError
                     blocks = sample_bytes(key, members)
                     digest.update(blocks)
                     tar.write(blocks)

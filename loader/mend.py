@@ -10,6 +10,10 @@ from shards.errors import FetchError, ShardError
 from shards.reader import ShardReader, TarFile
 
 
+class MendedError(Exception):
+    """A shard comes anew, or its index is done without: what is in hand is to be decoded again."""
+
+
 def is_whole(path: Path, sha256: str | None) -> bool:
     """Whether a file of the cache is what it was when it came; False if that is not known."""
     try:

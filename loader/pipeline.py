@@ -102,7 +102,10 @@ class Pipeline(IterableDataset[Batch]):
 
     @property
     def batches_left(self) -> int:
-        """Batches that the next ``iter()`` gives on this rank, in the rest of a loaded epoch."""
+        """Batches that the next ``iter()`` gives on this rank, in the rest of a loaded epoch.
+
+        0 is an epoch that was loaded at its end: then it gives a whole one, the next.
+        """
         return self._steps(self._next[1])
 
     def __len__(self) -> int:

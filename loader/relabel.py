@@ -25,7 +25,8 @@ class LabelTable(Mapping[str, Labels]):
 
     def __init__(self, name: str = "labels") -> None:
         """An empty table; a warning names it once many keys were looked up and none found."""
-        self._name, self._misses, self._matches = name, 0, False
+        self._name, self._misses = name, 0
+        self._matches = self._told = False
         self._rows: dict[str, int] = {}
         self._names: dict[tuple[str, ...], tuple[str, ...]] = {}  # each layout once
         self._layouts: list[tuple[str, ...]] = []
@@ -75,8 +76,8 @@ class LabelTable(Mapping[str, Labels]):
     def _miss(self, key: str) -> None:
         """Note a key without labels; threads may miscount, which only moves the warning."""
         self._misses += 1
-        if self._misses >= _SUSPICIOUS and not self._matches:
-            self._matches = True  # said once
+        if self._misses >= _SUSPICIOUS and not self._matches and not self._told:
+            self._told = True
             log.warning(
                 "labels=%r: none of the first %d samples is among its %d keys, such as %r; theirs "
                 "are such as %r, and keep the labels they were packed with",

@@ -137,7 +137,7 @@ def _with_manifest(folder: str, url: str, options: Options, cache_dir: Path | No
     parsed = read_manifest(url, options, cache_dir)
     fs, path = open_url(folder, options)
     return Folder(
-        name=_cache_name(parsed.manifest.name, _identity(parsed, f"{fs.unstrip_protocol(path)}")),
+        name=_cache_name(parsed.manifest.name, _identity(parsed, str(fs.unstrip_protocol(path)))),
         prefix=folder.rstrip("/") + "/",
         local=Path(path) if is_local_system(fs) else None,
         infos=ShardTable.of(parsed.manifest.shards),

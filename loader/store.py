@@ -24,6 +24,7 @@ from loader.mend import is_another, is_indexed_wrongly, is_whole
 from loader.opened import (
     Opened,
     beside,
+    content_digest,
     digest_path,
     expected_digest,
     missing,
@@ -165,6 +166,17 @@ class ShardStore:
                 self._close_stale(number, entry)
         if not self._in_place[number]:
             self._cache.retire(self._raw_name(number))
+
+    def is_sound(self, number: int, reader: ShardReader) -> bool:
+        """Whether a file of the cache has the SHA-256 that it came with, as far as that is known.
+
+        Args:
+            reader: of that shard as it came, in use. One read in place is what it is.
+        """
+        if self._cache is None or reader.name != str(self._cache.folder / self._raw_name(number)):
+            return True
+        digest = expected_digest(self.shards[number], Path(reader.name), decoded=False)
+        return digest is None or content_digest(reader) == digest
 
     def mend(self, number: int, reader: ShardReader) -> bool:
         """Look after a shard of which something does not decode; whether to read it once more.

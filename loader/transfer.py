@@ -51,15 +51,16 @@ def _for_the_web(url: str, options: dict[str, Any]) -> dict[str, Any]:
     """Options of fsspec, with limits for web servers that fall silent, or send bombs.
 
     Without, aiohttp gives any request five minutes, however fast its bytes come, and unpacks what
-    is sent compressed, whatever that becomes.
+    is sent compressed, whatever that becomes. What the user asks for comes first.
     """
-    if not url.startswith(("http://", "https://")) or "client_kwargs" in options:
+    if not url.startswith(("http://", "https://")):
         return options
     limits = importlib.import_module("aiohttp").ClientTimeout(
         total=None, sock_connect=PATIENCE.stall_s, sock_read=PATIENCE.stall_s
     )
     as_it_is = {"headers": {"Accept-Encoding": "identity"}, "auto_decompress": False}
-    return {**options, "client_kwargs": {"timeout": limits, **as_it_is}}
+    own = options.get("client_kwargs", {})
+    return {**options, "client_kwargs": {"timeout": limits, **as_it_is, **own}}
 
 
 def read_url(

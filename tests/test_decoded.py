@@ -4,6 +4,7 @@ import io
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import corpus
@@ -15,7 +16,10 @@ from faultfs import FaultFileSystem
 from loader import decoded, make_pipeline
 from loader.decoded import decode_members, decoded_bytes
 from loader.disk import DiskRate
+from loader.patience import PATIENCE
 from loader.source import open_source, take_subset
+from loader.store import ShardStore
+from shards.errors import CacheError
 from shards.reader import ShardReader
 
 RATE = corpus.SAMPLE_RATE
@@ -228,3 +232,44 @@ def test_shards_are_closed_and_opened_again_while_others_read(dataset, tmp_path,
         for _ in range(4):
             for one, other in zip(pipe, plain, strict=True):
                 assert_same(one, other)
+
+
+def test_damage_that_does_not_show_gets_no_digest_of_its_own(dataset, tmp_path):
+    """Labels of a cached shard: it is compared with its hash before a copy of it is made."""
+    options = {**SMALL, "cache_mount": True, "cache_dir": tmp_path}
+
+    def labels(**more) -> list[torch.Tensor]:
+        with make_pipeline(dataset, **options, **more) as pipe:
+            found = [batch["labels"].nan_to_num(-9) for batch in pipe]
+            if more:
+                wait_for_copies(tmp_path, len(list(dataset.glob("*.tar"))))
+        return found
+
+    expected = labels()
+    for shard in tmp_path.glob("*/*.tar"):
+        data = bytearray(shard.read_bytes())
+        at = data.index(b'"labels"')
+        digit = next(n for n in range(at, len(data)) if chr(data[n]).isdigit())
+        data[digit] ^= 1
+        shard.write_bytes(data)
+    labels(cache="decoded")
+    assert all(map(torch.equal, labels(cache="decoded"), expected))
+
+
+def test_a_full_cache_is_tried_again(dataset, tmp_path, monkeypatch):
+    keep, tried = ShardStore.keep_decoded, Counter()
+
+    def full_at_first(self, number, make, *, need_bytes):
+        tried[number] += 1
+        if tried[number] == 1:
+            raise CacheError("No space left on device")
+        keep(self, number, make, need_bytes=need_bytes)
+
+    monkeypatch.setattr(ShardStore, "keep_decoded", full_at_first)
+    monkeypatch.setattr(PATIENCE, "lapse_s", 0.0)
+    count, deadline = len(list(dataset.glob("*.tar"))), time.monotonic() + 30
+    with make_pipeline(dataset, cache="decoded", cache_dir=tmp_path, **SMALL) as pipe:
+        while len(copies(tmp_path)) < count and time.monotonic() < deadline:
+            list(pipe)
+            pipe._store._close_unused()
+    assert len(copies(tmp_path)) == count
