@@ -166,10 +166,10 @@ def test_a_file_may_take_longer_than_a_client_gives_one_request(tmp_path, monkey
     fs, _ = transfer.open_url("http://127.0.0.1:1/a.bin", None)
     limits = fs.client_kwargs["timeout"]
     assert (limits.total, limits.sock_read) == (None, 5.0)
-    own = {"client_kwargs": {"trust_env": True}}
-    assert transfer.open_url("http://127.0.0.1:1/a.bin", own)[0].client_kwargs == {
-        "trust_env": True
-    }
+    own = {"client_kwargs": {"trust_env": True, "auto_decompress": True}}  # lifts no other limit
+    kwargs = transfer.open_url("http://127.0.0.1:1/a.bin", own)[0].client_kwargs
+    assert (kwargs["trust_env"], kwargs["auto_decompress"]) == (True, True)
+    assert kwargs["timeout"] == limits
 
 
 def test_of_a_small_file_without_end_no_more_is_taken_than_any_has(tmp_path):
