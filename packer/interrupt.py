@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 _RAISED = 2  # the first ends what goes on, the second the waiting for it; more would only spoil it
 
 
@@ -71,6 +69,11 @@ def interrupts_blocked() -> Iterator[None]:
 def interrupted() -> bool:
     """Whether an interrupt came, for threads to end what they are at."""
     return _Pending.came > 0
+
+
+def insisted() -> bool:
+    """Whether a second interrupt came: nothing more will end a wait for what goes on."""
+    return _Pending.came >= _RAISED
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

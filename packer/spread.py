@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from packer.interrupt import interrupts_blocked
+from packer.interrupt import insisted, interrupts_blocked
 from shards.errors import DataError
 
 Job = TypeVar("Job")
@@ -66,17 +66,17 @@ def _in_order(task: Callable[[Job], Result], jobs: Sequence[Job], workers: int) 
         workers, mp_context=context, initializer=_end_with, initargs=(lifeline,)
     )
     try:
-        with interrupts_blocked():
-            results = pool.map(task, jobs)  # starts the processes
-        yield from results
-    except BrokenProcessPool as error:
-        raise DataError("a worker process died; out of memory? use fewer --workers") from error
-    finally:
         try:
-            pool.shutdown(cancel_futures=True)
-        finally:  # also of a second interrupt, which ends the jobs that were begun
-            held.close()
-            lifeline.close()
+            with interrupts_blocked():
+                results = pool.map(task, jobs)  # starts the processes
+            yield from results
+        except BrokenProcessPool as error:
+            raise DataError("a worker process died; out of memory? use fewer --workers") from error
+        finally:
+            pool.shutdown(wait=not insisted(), cancel_futures=True)
+    finally:  # wherever a second interrupt came; it ends the jobs that were begun
+        held.close()
+        lifeline.close()
 
 
 def _end_with(lifeline: Connection) -> None:

@@ -24,6 +24,19 @@ if __name__ == "__main__":
         list(spread(test_spread.sleep, jobs, workers=2, progress=False))
 """
 
+# two seconds after its start, as if Ctrl-C had been pressed twice at once
+TWICE = """
+import signal
+from contextlib import suppress
+def twice(*_):
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+if __name__ == "__main__":
+    signal.signal(signal.SIGALRM, twice)
+    signal.setitimer(signal.ITIMER_REAL, 2.0)
+"""
+
 
 def square(number: int) -> int:
     return number**2
@@ -91,6 +104,18 @@ def test_no_worker_outlives_its_parent(tmp_path, signals, pause_s):
         for pid in [parent.pid, *(int(p.name) for p in (tmp_path / "asleep").iterdir())]:
             if is_there(pid):
                 os.kill(pid, signal.SIGKILL)
+
+
+def test_two_interrupts_at_once_wait_for_no_job(tmp_path):
+    """Both are spent before there is anything to wait for."""
+    here = Path(__file__).parent
+    env = os.environ | {"PYTHONPATH": f"{here}:{here.parent}"}
+    (tmp_path / "parent.py").write_text(TWICE + PARENT)
+    (tmp_path / "asleep").mkdir()
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path / "asleep")]
+    ended = subprocess.run(command, env=env, timeout=60, stderr=subprocess.PIPE, text=True)
+    assert ended.stderr.rstrip().endswith("KeyboardInterrupt")
+    assert not [path.name for path in (tmp_path / "asleep").iterdir() if is_there(int(path.name))]
 
 
 def wait_for(found, count: int, *, tries: int = 1200) -> list[int]:
