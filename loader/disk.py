@@ -17,7 +17,6 @@ from shards.errors import CacheError
 _PROBE_BYTES = 16 << 20
 _FIRST_BYTES = 4096
 _CHUNK_BYTES = 1 << 18
-_DRAFT_S = 3600.0
 _DRAFT = re.compile(r"\.(\d+)-\d+\.draft$")
 
 
@@ -110,15 +109,11 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def remove_drafts(entries: Iterable["os.DirEntry[str]"]) -> None:
-    """Remove drafts that ``write_whole`` left in a process that was killed, an hour ago or more.
-
-    A process of another container has a number that says nothing here; it ends long before.
-    """
+    """Remove drafts that ``write_whole`` left in a process that was killed."""
     for entry in entries:
         if (match := _DRAFT.search(entry.name)) and not Path(f"/proc/{match[1]}").exists():
             with suppress(OSError):
-                if entry.stat().st_mtime < time.time() - _DRAFT_S:
-                    os.unlink(entry.path)
+                os.unlink(entry.path)
 
 
 @contextmanager

@@ -540,14 +540,3 @@ def test_a_disk_is_measured_and_small_files_are_whole(tmp_path):
     write_whole(tmp_path / "d" / "x", b"1")
     write_whole(tmp_path / "d" / "x", b"2")
     assert [path.read_bytes() for path in (tmp_path / "d").iterdir()] == [b"2"]
-
-
-def test_drafts_of_processes_that_may_live_elsewhere_stay_for_an_hour(tmp_path):
-    fresh, old = (tmp_path / "d" / f".x.{2**30}-{number}.draft" for number in (1, 2))
-    fresh.parent.mkdir()
-    for path in (fresh, old):
-        path.touch()
-    os.utime(old, (0, 0))
-    ShardCache(tmp_path, 1000)
-    assert fresh.exists()
-    assert not old.exists()
