@@ -37,11 +37,14 @@ def main() -> int:
     _finish(_fit(args, "whole"))
     whole_s = time.perf_counter() - began
     moments = _kill(args)
+    if len(moments) < args.kills:
+        print(f"{args.kills - len(moments)} came when the run had ended: try more --epochs")
     began = time.perf_counter()
     _finish(_fit(args, "killed"))
     found = {
         "whole_s": round(whole_s, 1),
         "last_part_s": round(time.perf_counter() - began, 1),
+        "batches": _saved(args.work / "whole"),
         "killed_after_batches": moments,
         **_compare(args.work / "whole", args.work / "killed"),
     }
@@ -65,9 +68,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("build/kills.json"))
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--mode", default="fusion")
-    parser.add_argument("--minutes", type=float, default=0.05, help="between two checkpoints")
+    parser.add_argument("--minutes", type=float, default=0.01, help="between two checkpoints")
     return parser.parse_args()
 
 
@@ -106,7 +109,7 @@ def _finish(process: subprocess.Popen[bytes]) -> None:
 
 
 def _kill(args: argparse.Namespace) -> list[int]:
-    """Start the run again and again; batches that were saved when it was killed.
+    """Start the run again and again; batches that were saved each time that it was killed.
 
     The moments are drawn over the batches of the whole run, and within the time between two
     checkpoints: waiting for the clock alone, nearly all would fall into the imports.
@@ -122,7 +125,7 @@ def _kill(args: argparse.Namespace) -> list[int]:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-        moments.append(_saved(args.work / "killed"))
+            moments.append(_saved(args.work / "killed"))
     return moments
 
 
