@@ -142,7 +142,7 @@ def test_a_recorded_command_has_every_option_and_no_folder_of_work(benchmark, mo
     kills = benchmark("kills")
     monkeypatch.setattr(sys, "argv", ["kills.py", "--epochs", "3", "--work", "/w", "--out", "/o"])
     assert benchmark("machine").command("benchmarks/kills.py", kills._arguments()) == (
-        "python benchmarks/kills.py --kills 10 --seed 0 --epochs 3 --mode fusion --minutes 0.05"
+        "python benchmarks/kills.py --kills 10 --seed 0 --epochs 3 --mode fusion --minutes 0.01"
     )
     args = argparse.Namespace(data=Path("/home/x"), modes=("a", "b"), fast=True, slow=False, n=None)
     told = benchmark("machine").command("x.py", args, data="PERCEPIANO")
