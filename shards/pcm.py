@@ -14,8 +14,9 @@ LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz
 def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
     """float32 in [-1, 1) as int16: rounded and clipped, never dithered or normalised."""
     within = np.clip(samples, np.float32(-1), _LOUDEST)  # first: what is huge would overflow
-    rounded: NDArray[np.int16] = np.rint(within * np.float32(INT16_SCALE)).astype(np.int16)
-    return rounded
+    within *= np.float32(INT16_SCALE)
+    np.rint(within, out=within)
+    return within.astype(np.int16)
 
 
 def mix_down(frames: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -25,4 +26,5 @@ def mix_down(frames: NDArray[np.float32]) -> NDArray[np.float32]:
     total = frames[:, 0] + frames[:, 1]  # many times as fast as mean(axis=1)
     for channel in range(2, frames.shape[1]):
         total += frames[:, channel]
-    return total * np.float32(1 / frames.shape[1])
+    total *= np.float32(1 / frames.shape[1])
+    return total
