@@ -8,6 +8,7 @@ import numpy as np
 
 from loader.mixture import Mixture
 from loader.order import Positions
+from loader.patience import PATIENCE
 from loader.store import ShardStore
 from loader.transfer import StoppedError
 from shards.errors import DataError
@@ -22,7 +23,7 @@ _POLL_S = 0.1
 class ReadAhead:
     """Threads that fetch the shards of an epoch up to a horizon of positions beyond the reader.
 
-    The first shard is fetched alone: the reader waits for it.
+    The first shard is fetched alone: the reader waits for it. Where it stalls, others come.
     """
 
     def __init__(
@@ -109,7 +110,8 @@ class ReadAhead:
                 if not self._wait_for(position):
                     return
                 yield number
-                self._first_is_there.wait()
+                if len(seen) == 1:
+                    self._first_is_there.wait(PATIENCE.aside_s)
 
     def _wait_for(self, position: int) -> bool:
         """Wait until the reader is near a position; False once it does not go on."""

@@ -202,11 +202,13 @@ def require_length(
 
 
 def _require_possible(decoder: Decoder) -> None:
-    """Refuse what only a damaged header claims; it would take any amount of memory.
+    """Refuse what only a damaged header claims; it would take any amount of memory, or be silence.
 
     Raises:
         DecodeError: with what is claimed.
     """
+    if not decoder.frames:
+        raise DecodeError("holds no audio")
     if not 1 <= decoder.channels <= MOST_CHANNELS:
         raise DecodeError(f"declares {decoder.channels} channels; up to {MOST_CHANNELS} are read")
     if not LOWEST_RATE <= decoder.sample_rate <= HIGHEST_RATE:

@@ -154,7 +154,8 @@ def transfer(
     part = part_path(target, size)
     if sha256 is None:
         _remove(part)
-    source = _Source(url, storage_options, size=size, gate=gate, pause=pause)
+    hashed = sha256 is not None
+    source = _Source(url, storage_options, size=size, hashed=hashed, gate=gate, pause=pause)
     for _ in range(2):  # content that does not match is fetched once more, afresh
         version = source.version() if sha256 is None else ""
         digest = source.append_to(part)
@@ -191,14 +192,15 @@ class _Source:
         storage_options: dict[str, Any] | None,
         *,
         size: int | None,
+        hashed: bool,
         gate: Callable[[int], None],
         pause: Pause,
     ) -> None:
         self._url, self._gate, self._pause = url, gate, pause
         self._fs, self._path = open_url(url, storage_options)
         self._size = size
-        # spares asking for it first
-        self._known = {"size": size} if size and _is_http(self._fs) else {}
+        # spares asking for it first; a longer file would end there, which a hash alone tells
+        self._known = {"size": size} if size and hashed and _is_http(self._fs) else {}
         self._chunk_bytes = CHUNK_BYTES
 
     def version(self) -> str:

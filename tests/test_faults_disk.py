@@ -15,8 +15,11 @@ import pytest
 import torch
 
 from loader import make_pipeline
+from loader.cache import ShardCache, _exclusive, _locked
+from loader.disk import writing
 from loader.patience import PATIENCE
 from packer.__main__ import main as packer
+from shards.errors import CacheError
 
 SMALL = {"sample_rate": corpus.SAMPLE_RATE, "clip_seconds": 1.0, "batch_size": 10}
 
@@ -169,7 +172,8 @@ def test_a_cache_made_read_only_meanwhile_is_done_without(dataset, disk, expecte
 
 
 def test_a_cache_deleted_again_and_again_is_made_anew(dataset, tmp_path, expected):
-    folder, stop = tmp_path / "cache", threading.Event()
+    """At any moment, while all is read; then it is used as if nothing had been."""
+    folder, stop, shards = tmp_path / "cache", threading.Event(), len(list(dataset.glob("*.tar")))
 
     def delete() -> None:
         while not stop.wait(0.003):
@@ -186,6 +190,60 @@ def test_a_cache_deleted_again_and_again_is_made_anew(dataset, tmp_path, expecte
     finally:
         stop.set()
         deleting.join()
+    with make_pipeline(dataset, cache_mount=True, cache_dir=folder, **SMALL) as pipe:
+        check(pipe, expected)
+    assert len(list(folder.glob("*/*.tar"))) == shards
+    assert not list(folder.glob("*/*.part"))
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_cache_deleted_in_the_midst_of_a_fetch_is_made_anew_twice(tmp_path, times):
+    """Or shards would be read where they lie, for as long as a cache is left alone."""
+    cache, tried = ShardCache(tmp_path / "cache", 1000), []
+
+    def fetch(path: Path) -> None:
+        tried.append(path)
+        if len(tried) <= times:
+            shutil.rmtree(tmp_path / "cache")
+        with writing(path.parent):
+            path.write_bytes(b"x")
+
+    def acquire() -> bytes:
+        pin, _ = cache.acquire("d/a.tar", fetch, need_bytes=1, stop=threading.Event())
+        pin.release()
+        return pin.path.read_bytes()
+
+    if times < 3:
+        assert acquire() == b"x"
+    else:
+        with pytest.raises(CacheError, match="cannot be written"):
+            acquire()
+    assert len(tried) == min(times + 1, 3)
+
+
+def test_a_lock_that_went_with_its_folder_is_none(tmp_path):
+    """Who waited for it would fetch beside somebody who has the lock that is there now."""
+    path, stop, has_it, may_go = tmp_path / "d" / "a", *(threading.Event() for _ in range(3))
+    path.parent.mkdir()
+
+    def hold() -> None:
+        with _locked(path, stop):
+            has_it.set()
+            may_go.wait(20)
+
+    waiting = threading.Thread(target=hold)
+    with _locked(path, stop):
+        waiting.start()
+        time.sleep(0.2)
+        shutil.rmtree(path.parent)
+        path.parent.mkdir()
+    try:
+        assert has_it.wait(20)
+        with _exclusive(path) as alone:
+            assert not alone
+    finally:
+        may_go.set()
+        waiting.join()
 
 
 def test_packing_onto_a_full_disk_stops_cleanly_and_goes_on(tmp_path, disk, caplog):

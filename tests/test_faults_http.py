@@ -9,6 +9,7 @@ import faultfs  # noqa: F401 - registers fault://
 import numpy as np
 import pytest
 import torch
+from deadline import in_time
 from web import serve
 
 from loader import make_pipeline, transfer
@@ -115,6 +116,19 @@ def test_a_wrong_length_never_makes_a_whole_tar(tmp_path, lie):
         assert marks(f"{web.url}/a.tar", tmp_path / "cache") == "abc"
 
 
+@pytest.mark.parametrize("announced", [-512, 512, 2**40])
+@pytest.mark.parametrize("source", ["web", "folder"])
+def test_what_is_not_as_long_as_announced_is_no_whole_file(tmp_path, announced, source):
+    """A tar of its own, with nothing missing at its end: its size alone tells."""
+    data = tar("abc")
+    (tmp_path / "a.tar").write_bytes(data)
+    with serve(tmp_path) as web:
+        url = f"{web.url}/a.tar" if source == "web" else str(tmp_path / "a.tar")
+        with pytest.raises(FetchError, match=r"a\.tar: \d+ bytes came where \d+ were announced"):
+            transfer.transfer(url, tmp_path / "target", size=len(data) + announced)
+    assert not (tmp_path / "target").exists()
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_tar_that_is_replaced_while_it_comes_is_one_or_the_other(tmp_path, monkeypatch, ranges):
     """Both are of one size, so that only its version tells."""
@@ -155,8 +169,9 @@ def test_a_server_that_falls_silent_is_asked_again(tmp_path, monkeypatch, ranges
     data = np.random.default_rng(0).bytes(100_000)
     (tmp_path / "a.bin").write_bytes(data)
     with serve(tmp_path, ranges=ranges) as web:
-        web.silences, web.silence_s = 2, 30.0
-        transfer.transfer(f"{web.url}/a.bin", tmp_path / "target", size=len(data))
+        web.silences, web.silence_s = 2, 600.0
+        url, target = f"{web.url}/a.bin", tmp_path / "target"
+        in_time(lambda: transfer.transfer(url, target, size=len(data)))
     assert (tmp_path / "target").read_bytes() == data
 
 

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -15,9 +16,12 @@ import soundfile
 
 from loader import make_pipeline
 from loader.audio import decode_whole, decode_window, duration_s
-from shards.errors import DecodeError
+from packer.ogg import renumbered
+from shards.errors import DecodeError, ShardError
+from shards.index import index_bytes
 from shards.notes import read_notes
 from shards.npy import npy_bytes
+from shards.reader import ShardReader
 from shards.tar import END_OF_ARCHIVE, sample_bytes
 
 HERE = Path(__file__).parent
@@ -31,6 +35,7 @@ FORMATS = {
 }
 # what a process may need beside the interpreter and its libraries, however a file lies
 MEMORY_BYTES = 1 << 30
+FRAMES = RATE // 2  # of a file here
 
 
 def sound(extension: str, *, seconds: float = 0.5, rate: int = RATE, channels: int = 1) -> bytes:
@@ -72,19 +77,27 @@ def put(data: bytes, at: int, value: bytes) -> bytes:
 def lying_headers() -> dict[str, tuple[str, bytes]]:
     """Files whose headers claim what they do not hold."""
     wav, flac, ogg = sound("wav"), sound("flac"), sound("ogg")
-    rate_bits = int.from_bytes(flac[18:26], "big")
-    frames = (1 << 36) - 1
+    rate_bits, most = int.from_bytes(flac[18:26], "big"), (1 << 36) - 1
+    some = rate_bits & ~most | 500 * len(flac)
     last_page = ogg.rindex(b"OggS")
+    huge_page = put(ogg[last_page:], 6, struct.pack("<Q", 2**62))
+    checked = renumbered(huge_page, int.from_bytes(huge_page[14:18], "little"))
+    au = b".snd" + struct.pack(">5I", 24, len(wav) - 44, 3, RATE, 10**6) + wav[44:]
     return {
         "wav of 2^31 frames": ("wav", put(wav, 40, struct.pack("<I", 2**32 - 2))),
+        "wav of 254 channels": ("wav", put(wav, 22, struct.pack("<H", 254))),
         "wav of 65535 channels": ("wav", put(wav, 22, struct.pack("<H", 65535))),
         "wav of a million channels' bytes": ("wav", put(wav, 32, struct.pack("<H", 65535))),
         "wav of 1 Hz": ("wav", put(wav, 24, struct.pack("<I", 1))),
         "wav of 4 GHz": ("wav", put(wav, 24, struct.pack("<I", 2**32 - 1))),
         "wav of 0 Hz": ("wav", put(wav, 24, struct.pack("<I", 0))),
-        "flac of 2^36 frames": ("flac", put(flac, 18, (rate_bits | frames).to_bytes(8, "big"))),
+        "wav of no frame": ("wav", put(wav[:44], 40, bytes(4))),
+        "au of a million channels, named wav": ("wav", au),
+        "flac of 500 frames a byte": ("flac", put(flac, 18, some.to_bytes(8, "big"))),
+        "flac of 2^36 frames": ("flac", put(flac, 18, (rate_bits | most).to_bytes(8, "big"))),
         "flac of 0 Hz": ("flac", put(flac, 18, bytes(3))),
-        "ogg of 2^62 frames": ("ogg", put(ogg, last_page + 6, struct.pack("<Q", 2**62))),
+        "ogg of 2^62 frames": ("ogg", ogg[:last_page] + checked),
+        "ogg of 2^62 frames, unchecked": ("ogg", ogg[:last_page] + huge_page),
         "npy of 2^40 frames": ("audio.npy", npy_claiming(2**40)),
         "midi of 65535 tracks": ("mid", put(midi(SCALE), 10, b"\xff\xff")),
         "midi of a track of 4 GB": ("mid", put(midi(SCALE), 18, b"\xff\xff\xff\xff")),
@@ -97,8 +110,10 @@ def lying_headers() -> dict[str, tuple[str, bytes]]:
 
 
 def npy_claiming(frames: int) -> bytes:
-    head = npy_bytes(np.zeros(10, np.int16))
-    return head.replace(b"(10,), ", f"({frames},), ".encode()[:7].ljust(7))
+    target = BytesIO()
+    claim = {"descr": "<i2", "fortran_order": False, "shape": (frames,)}
+    np.lib.format.write_array_header_1_0(target, claim)
+    return target.getvalue() + bytes(20)
 
 
 def tar_of(samples: list[tuple[str, bytes]]) -> bytes:
@@ -164,26 +179,38 @@ def mutated() -> list[tuple[str, bytes]]:
     return samples
 
 
+# of half a second of FLAC; each is unbelievable in one way alone
+JSON_CLAIMS = [
+    {"sample_rate": RATE, "frames": 2**39},
+    {"sample_rate": 1, "frames": FRAMES},
+    {"sample_rate": 10**7, "frames": FRAMES},
+    {"sample_rate": 1, "frames": 2**39, "duration": 1e15},
+]
+MUTATED = 323  # files
+
+
 def test_whatever_files_hold_they_are_skipped_and_counted_within_bounds(tmp_path):
     """In a process of its own, which may not crash, with windows and with whole samples.
 
     A JSON that lies about the length would ask for rows of any size.
     """
-    samples, claims = mutated(), {"sample_rate": 1, "frames": 2**39, "duration": 1e15}
+    samples = mutated()
+    assert len(samples) == MUTATED
     (tmp_path / "mutated.tar").write_bytes(tar_of(samples))
-    members = {"json": json.dumps(claims).encode(), "flac": sound("flac"), "mid": midi(SCALE)}
-    lying = b"".join(sample_bytes(f"k{n}", members) for n in range(8)) + END_OF_ARCHIVE
-    (tmp_path / "lying.tar").write_bytes(lying)
     tasks = [(tmp_path / "mutated.tar", 0.5), (tmp_path / "mutated.tar", None)]
-    *found, lied_to = stream_in_a_process(tmp_path, [*tasks, (tmp_path / "lying.tar", None)])
-    assert len(found) == 2
-    for one in found:
-        assert one["samples"] == len(samples)
-        assert one["weight"] + one["skipped"] == len(samples)
-        assert len(lying_headers()) < one["skipped"] < len(samples)
+    for number, claims in enumerate(JSON_CLAIMS):
+        members = {"json": json.dumps(claims).encode(), "flac": sound("flac"), "mid": midi(SCALE)}
+        lying = b"".join(sample_bytes(f"k{n}", members) for n in range(8)) + END_OF_ARCHIVE
+        (tmp_path / f"lying-{number}.tar").write_bytes(lying)
+        tasks.append((tmp_path / f"lying-{number}.tar", None))
+    told = stream_in_a_process(tmp_path, tasks)
+    for one in told[:2]:
+        assert one["samples"] == MUTATED
+        assert one["weight"] + one["skipped"] == MUTATED
+        assert len(lying_headers()) < one["skipped"] < MUTATED
         assert one["shapes"] == 1
         assert one["seconds"] < 60  # it takes one, unless something has no bound
-    assert lied_to["skipped"] == 8
+    assert [one["skipped"] for one in told[2:]] == [8] * len(JSON_CLAIMS)
 
 
 # decoders take such sizes as those of a stream, or count, and read what is there
@@ -193,9 +220,11 @@ HARMLESS = {
     "flac of 2^36 frames",
     "ogg of 2^62 frames",
 }
+WHOLE_ALONE = {"flac of 500 frames a byte"}  # a window of what is there is read
+CLAIMS = sorted(name for name, (kind, data) in lying_headers().items() if kind != "mid")
 
 
-@pytest.mark.parametrize("name", sorted(lying_headers().keys() - HARMLESS))
+@pytest.mark.parametrize("name", sorted(lying_headers().keys() - HARMLESS - WHOLE_ALONE))
 def test_a_file_that_lies_is_named(tmp_path, name):
     (tmp_path / "a.tar").write_bytes(tar_of([lying_headers()[name]]))
     with make_pipeline(tmp_path / "a.tar", cache="off", batch_size=1, clip_seconds=0.5) as pipe:
@@ -203,14 +232,45 @@ def test_a_file_that_lies_is_named(tmp_path, name):
             next(iter(pipe))
 
 
-@pytest.mark.parametrize("name", sorted(HARMLESS))
-def test_of_a_file_that_claims_too_much_no_more_is_read_than_it_holds(name):
+@pytest.mark.parametrize("name", CLAIMS)
+def test_of_what_a_header_claims_no_memory_is_taken(name):
+    """It is refused, or as much is read as there is; a window, too, is of what there is."""
     extension, data = lying_headers()[name]
-    row = np.empty(2 * RATE, np.float32)
-    frames = 0
-    with suppress(DecodeError):
-        frames = decode_window(data, extension, row, sample_rate=RATE)
-    assert frames <= RATE
+    found = []
+    tracemalloc.start()
+    try:
+        with suppress(DecodeError):
+            found.append(len(decode_whole(data, extension, sample_rate=RATE)))
+        with suppress(DecodeError):
+            found.append(round(RATE * duration_s(data, extension, stored_rate=RATE)))
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 1 << 20
+    # libsndfile ends Vorbis with a block, where its last page does not say
+    assert all(FRAMES <= frames < FRAMES + 256 for frames in found)
+    assert len(found) == (2 if name in HARMLESS else 0)
+
+
+def test_a_member_that_is_larger_than_its_sample_is_not_made_room_for(tmp_path):
+    """With an index, which says where the sample ends; the header claims 8 GB."""
+    members = {"json": b"{}", "flac": sound("flac")}
+    data = bytearray(sample_bytes("k", members))
+    at = data.index(b"k.flac")
+    data[at + 124 : at + 136] = b"77777777777\0"
+    data[at + 148 : at + 156] = b" " * 8
+    data[at + 148 : at + 156] = f"{sum(data[at : at + 512]):06o}\0 ".encode()
+    path = tmp_path / "a.tar"
+    path.write_bytes(bytes(data) + END_OF_ARCHIVE)
+    tracemalloc.start()
+    try:
+        with ShardReader(path, samples=1, index=index_bytes([0, len(data)])) as reader:
+            with pytest.raises(ShardError, match="claims 8589934591 bytes: too many"):
+                reader.read(0)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 1 << 20
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -66,6 +66,7 @@ def test_odd_names_of_files_and_folders_work(tmp_path, name):
     options = {**SMALL, "cache_mount": True, "cache_dir": root / "cache"}
     with make_pipeline(out, **options) as pipe:
         assert len(set(keys_of(pipe))) == 5
+    assert len(list((root / "cache").glob("*/*.tar"))) == len(list(out.glob("*.tar")))
 
 
 @pytest.mark.parametrize("name", [*ODD[:2], *ODD[3:6], "a" * 251])
@@ -83,6 +84,8 @@ def test_tars_of_odd_names_go_through_the_cache(tmp_path, name, remote):
         for _ in range(2):
             with make_pipeline(shards, shuffle=0, **options) as pipe:
                 assert keys_of(pipe) == [f"k{n}" for n in range(5)]
+    (cached,) = (tmp_path / "cache").glob("*/*.tar")  # or it was read where it lies
+    assert cached.read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("name", [r"folder\x.json", r"C:\data\x.json", "CON.json", "a:b.json"])
