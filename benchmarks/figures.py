@@ -3,7 +3,8 @@
 python benchmarks/figures.py            after benchmarks/NAME.py --out benchmarks/results/NAME.json
 
 They are never typed: what stands between ``<!-- figures: NAME -->`` and ``<!-- end of figures -->``
-is one of BLOCKS, docs/benchmarks.md is all that was recorded, and pictures are drawn anew.
+is one of BLOCKS, within a line between ``<!-- figure: NAME -->`` and ``<!-- end -->`` one of
+``promises.CELLS``, docs/benchmarks.md is all that was recorded, and pictures are drawn anew.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import picture
+import promises
 import scale_picture
 import scale_tables
 import tables
@@ -23,7 +25,7 @@ Found = dict[str, Report]
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-WITH_BLOCKS = ("README.md", "docs/scale.md")
+WITH_BLOCKS = ("README.md", "docs/scale.md", "docs/guarantees.md")
 PAGE = "docs/benchmarks.md"
 TITLES = {
     "peers": "Beside everything that a user would pick instead",
@@ -46,6 +48,8 @@ TITLES = {
     "cache_storm": "One cache, processes that are killed",
     "faulty_mount": "Packing onto a mount that fails",
     "soak": "Hours of streaming with faults",
+    "fuzz": "Fuzzing",
+    "guards": "Guards taken out",
 }
 # What the README says: a sentence, the benchmark and its ratio.
 HEADLINES = (
@@ -62,6 +66,7 @@ HEADLINES = (
     ("ten-second windows, against decoding whole recordings", "windows", "windows / whole"),
 )
 _BLOCK = re.compile(r"(<!-- figures: (.+?) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+_CELL = re.compile(r"(<!-- figure: (\w+)(?:: (.+?))? -->).*?(<!-- end -->)")
 
 
 def main() -> None:
@@ -92,8 +97,9 @@ def documents(found: Found) -> dict[str, str]:
 
 
 def fill(text: str, found: Found) -> str:
-    """A text with its blocks of figures written anew."""
-    return _BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]](found)}\n{block[3]}", text)
+    """A text with its blocks of figures, and those within its lines, written anew."""
+    text = _BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]](found)}\n{block[3]}", text)
+    return _CELL.sub(lambda c: f"{c[1]}{promises.CELLS[c[2]](found, c[3] or '')}{c[4]}", text)
 
 
 def headlines(found: Found) -> str:
@@ -198,6 +204,9 @@ BLOCKS: dict[str, Callable[[Found], str]] = {
     "scale: links, store": lambda found: scale_tables.links(found["scale"], "object store"),
     "scale: costs": lambda found: scale_tables.link_costs(found["scale"]),
     "scale: told": lambda found: told(found["scale"]),
+    "guards": promises.guards,
+    "fuzzing": promises.fuzz,
+    "endurance": lambda found: f"{promises.endurance(found)}\n\n{told(found['soak'])}",
 }
 # What a picture shows, the first of them that was recorded, and who draws it.
 PICTURES: dict[str, tuple[tuple[str, ...], Callable[[Report, Path], None]]] = {

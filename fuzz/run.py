@@ -3,6 +3,7 @@
 Each target runs in a process of its own, which a crash of a native decoder ends and nothing else.
 Inputs that were found to lead somewhere new are kept under build/fuzz/TARGET, and those that broke
 a target as build/fuzz/TARGET-crash-*: mend what they show, and put them into fuzz/cases/TARGET.
+With --out benchmarks/results/fuzz.json the counts go into docs/guarantees.md.
 """
 
 import argparse
@@ -16,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "benchmarks"))
+
+from machine import describe  # noqa: E402, lies there
+
 WORK = Path("build/fuzz")
 LONGEST = 1 << 14  # bytes of an input
 SLOWEST_S = 20
@@ -34,7 +39,15 @@ def main() -> int:
         return 2
     results = {name: _in_a_process(name, args.seconds) for name in args.targets or TARGETS}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=1) + "\n")
+    report = {
+        "machine": describe("atheris", "numpy", "miniaudio", "symusic"),
+        "command": " ".join(["python fuzz/run.py", f"--seconds {args.seconds}", *args.targets]),
+        "measure": "One run",
+        "targets": results,
+        "tables": [_table(results)],
+        "notes": [],
+    }
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(results, indent=1))
     return 1 if any(result["broke"] for result in results.values()) else 0
 
@@ -73,6 +86,18 @@ def _in_a_process(name: str, seconds: int) -> dict[str, Any]:
         "inputs": int(tried[-1]) if tried else 0,
         "status": run.returncode,
         "broke": sorted(str(path) for path in set(WORK.glob(f"{name}-*")) - before),
+    }
+
+
+def _table(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    rows = [
+        [name, f"{one['inputs']:,}", str(one["seconds"]), str(len(one["broke"]))]
+        for name, one in results.items()
+    ]
+    return {
+        "title": "Inputs tried",
+        "columns": ["target", "inputs", "seconds", "that broke it"],
+        "rows": rows,
     }
 
 

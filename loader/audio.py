@@ -27,9 +27,15 @@ from shards.pcm import (
 
 _ffi, _lib = miniaudio.ffi, miniaudio.lib
 _COUNTED_AT_ONCE = 65536
+_RIFF_BYTES, _CHUNK_HEAD_BYTES = 12, 8
+_STREAMED_BYTES = 0x7FFF0000  # from here on a WAV's size is a word for not knowing it
 
 Data = bytes | memoryview
 Result = TypeVar("Result")
+
+
+class _CutOffError(DecodeError):
+    """A file ends before its header says; another decoder would take what is there for all."""
 
 
 class Decoder(Protocol):
@@ -152,6 +158,8 @@ def _try_each(
                 return action(decoder)
         except DecodeError as error:
             tried.append(f"{name}: {error}")
+            if isinstance(error, _CutOffError):
+                break
     raise DecodeError("; ".join(tried))
 
 
@@ -292,6 +300,7 @@ class _Flac(_Fast):
 
 class _Wav(_Fast):
     def __init__(self, data: Data) -> None:
+        _require_whole_wav(data)
         self._data = _ffi.from_buffer(data)
         wav = _ffi.new("ma_dr_wav *")
         if not _lib.ma_dr_wav_init_memory(wav, self._data, len(data), _ffi.NULL):
@@ -404,6 +413,22 @@ def _decoders(extension: str) -> list[tuple[str, Callable[[Data], Any]]]:
     fast = _FAST.get(extension)
     found = [("miniaudio", fast)] if fast is not None else []
     return [*found, ("soundfile", _SoundFile), ("torchcodec", _TorchCodec)]
+
+
+def _require_whole_wav(data: Data) -> None:
+    """Refuse a WAV that ends within its samples; decoders take what is there for all of it.
+
+    Raises:
+        DecodeError: with what is declared.
+    """
+    start = _RIFF_BYTES if bytes(data[:4]) == b"RIFF" else len(data)
+    while start + _CHUNK_HEAD_BYTES <= len(data):
+        name = bytes(data[start : start + 4])
+        size = int.from_bytes(data[start + 4 : start + 8], "little")
+        stop = start + _CHUNK_HEAD_BYTES + size
+        if name == b"data" and len(data) < stop and size < _STREAMED_BYTES:
+            raise _CutOffError(f"holds {len(data)} bytes where its header declares {stop}")
+        start = stop + size % 2
 
 
 def _believed(frames: int, data: Data) -> int:

@@ -183,7 +183,7 @@ def test_a_shard_that_is_no_file_is_refused_at_once(tmp_path, what):
         "a folder": shard.mkdir,
     }[what]()
     (tmp_path / "manifest.json").write_bytes(manifest("a.tar"))
-    with pytest.raises(DataError, match=r"a\.tar"):
+    with pytest.raises(DataError, match=r"a\.tar: is no plain file"):
         make_pipeline(tmp_path, fields=["json"])
 
 

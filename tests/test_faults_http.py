@@ -75,11 +75,15 @@ def test_a_server_that_asks_for_time_gets_it(tmp_path, told, waited):
     assert pauses[0] == waited
 
 
+def refuse_to_wait(seconds: float) -> None:
+    assert not seconds, "was to fail at once"
+
+
 def test_a_server_that_asks_for_an_hour_is_told_at_once(tmp_path):
     with serve(tmp_path) as web:
         web.status, web.failures, web.headers = 429, 10**6, {"Retry-After": "3600"}
         with pytest.raises(FetchError, match=r"a\.json: failed: .*429.*come again in 3600 s"):
-            read_url(f"{web.url}/a.json", None)
+            read_url(f"{web.url}/a.json", None, pause=refuse_to_wait)
         assert len(web.requests) == 1
 
 

@@ -10,12 +10,14 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
+import corpus
 import numpy as np
 import pytest
 import soundfile
 
 from loader import make_pipeline
 from loader.audio import decode_whole, decode_window, duration_s
+from packer.__main__ import main as packer
 from packer.ogg import renumbered
 from shards.errors import DecodeError, ShardError
 from shards.index import index_bytes
@@ -85,7 +87,8 @@ def lying_headers() -> dict[str, tuple[str, bytes]]:
     au = b".snd" + struct.pack(">5I", 24, len(wav) - 44, 3, RATE, 10**6) + wav[44:]
     return {
         "wav of 2^31 frames": ("wav", put(wav, 40, struct.pack("<I", 2**32 - 2))),
-        "wav of 254 channels": ("wav", put(wav, 22, struct.pack("<H", 254))),
+        "wav that is cut off": ("wav", wav[:20_000]),
+        "wav of 254 channels": ("wav", put(put(wav, 22, b"\xfe\0"), 32, b"\xfc\1")),
         "wav of 65535 channels": ("wav", put(wav, 22, struct.pack("<H", 65535))),
         "wav of a million channels' bytes": ("wav", put(wav, 32, struct.pack("<H", 65535))),
         "wav of 1 Hz": ("wav", put(wav, 24, struct.pack("<I", 1))),
@@ -96,6 +99,7 @@ def lying_headers() -> dict[str, tuple[str, bytes]]:
         "flac of 500 frames a byte": ("flac", put(flac, 18, some.to_bytes(8, "big"))),
         "flac of 2^36 frames": ("flac", put(flac, 18, (rate_bits | most).to_bytes(8, "big"))),
         "flac of 0 Hz": ("flac", put(flac, 18, bytes(3))),
+        "ogg that is cut off": ("ogg", ogg[:-100]),
         "ogg of 2^62 frames": ("ogg", ogg[:last_page] + checked),
         "ogg of 2^62 frames, unchecked": ("ogg", ogg[:last_page] + huge_page),
         "npy of 2^40 frames": ("audio.npy", npy_claiming(2**40)),
@@ -186,7 +190,7 @@ JSON_CLAIMS = [
     {"sample_rate": 10**7, "frames": FRAMES},
     {"sample_rate": 1, "frames": 2**39, "duration": 1e15},
 ]
-MUTATED = 323  # files
+MUTATED = 325  # files
 
 
 def test_whatever_files_hold_they_are_skipped_and_counted_within_bounds(tmp_path):
@@ -282,6 +286,20 @@ def test_audio_that_is_not_finite_is_refused(bad, dtype):
     soundfile.write(target, samples, RATE, format="WAV", subtype="FLOAT")
     with pytest.raises(DecodeError, match="no finite numbers"):
         decode_window(target.getvalue(), "wav", np.empty(RATE, dtype), sample_rate=RATE)
+
+
+def test_audio_that_is_not_finite_is_left_out_of_a_dataset(tmp_path):
+    annotations = corpus.write_annotations(tmp_path, samples=3, seconds=0.5, midi=False)
+    for number, bad in enumerate((np.nan, np.inf)):
+        samples = np.zeros(4000, np.float32)
+        samples[2000] = bad
+        path = tmp_path / "audio" / f"{number:04d}.wav"
+        soundfile.write(path, samples, corpus.SAMPLE_RATE, subtype="FLOAT")
+    command = ["build", str(annotations), "--out", str(tmp_path / "out"), "--workers", "0"]
+    assert packer([*command, "--max-rejected", "1"]) == 0
+    lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in lines] == [1, 2]
+    assert all("samples that are not finite numbers" in line for line in lines)
 
 
 @pytest.mark.parametrize("value", [1.5, -7.0, 3e38])

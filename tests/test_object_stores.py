@@ -245,6 +245,27 @@ def test_a_cut_connection_costs_only_the_chunk_that_it_cut(tmp_path, monkeypatch
     assert starts == [0, 20_000, 20_000, 20_000, 40_000]
 
 
+def test_a_connection_that_is_cut_after_every_chunk_is_taken_up_again_each_time(
+    tmp_path, monkeypatch
+):
+    """More often than it is tried in a row: bytes that came count the attempts anew."""
+    monkeypatch.setattr(transfer, "CHUNK_BYTES", 5_000)
+    monkeypatch.setattr(PATIENCE, "first_pause_s", 0.001)
+    (tmp_path / "a.tar").write_bytes(DATA)
+    target, cuts = tmp_path / "cache.tar", 0
+    with serve(tmp_path) as web:
+
+        def cut_the_next(count: int) -> None:
+            nonlocal cuts
+            web.cuts, web.cut_after, cuts = 1, 100, cuts + 1
+
+        transfer.transfer(
+            f"{web.url}/a.tar", target, size=len(DATA), sha256=HASH, gate=cut_the_next
+        )
+    assert target.read_bytes() == DATA
+    assert cuts > PATIENCE.attempts
+
+
 def test_a_file_that_became_shorter_is_refused(tmp_path):
     """The server answers 416 to what lies behind its end."""
     (tmp_path / "a.tar").write_bytes(DATA[:1000])

@@ -1,0 +1,119 @@
+"""docs/guarantees.md: each promise names tests that there are, as many as it says, and a guard."""
+
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from snippets import ROOT
+from test_faults_members import JSON_CLAIMS, MUTATED
+
+_ROW = re.compile(r"^\| (\*\*.+) \| (.+) \| (.+) \|$")
+_NAME = re.compile(r"`([^`]+)`")
+_GUARDED = ("Faults", "Attacks")  # chapters whose rows have a guard each, which was taken out
+
+
+@dataclass(frozen=True)
+class Row:
+    """A promise of the page, its figure, and its tests as (module, part of a name)."""
+
+    chapter: str
+    promise: str
+    tests: frozenset[tuple[str, str]]
+    figure: str
+
+    def covers(self, module: str, name: str) -> bool:
+        return any(module == own and part in name for own, part in self.tests)
+
+
+def rows() -> Iterator[Row]:
+    chapter = ""
+    for line in (ROOT / "docs/guarantees.md").read_text().splitlines():
+        if line.startswith("## "):
+            chapter = line.removeprefix("## ")
+        if (found := _ROW.match(line)) is not None:
+            yield Row(chapter, found[1], frozenset(_tests(found[2])), found[3])
+
+
+def _tests(cell: str) -> Iterator[tuple[str, str]]:
+    module = ""
+    for name in _NAME.findall(cell):
+        if name.startswith("test_"):
+            module = name
+        elif not name.endswith(".py"):  # a benchmark
+            yield module, name
+
+
+ROWS = list(rows())
+
+
+@pytest.fixture(scope="module")
+def collected() -> dict[str, list[str]]:
+    """Names of the tests of each module that the page names; none where a package is missing."""
+    modules = sorted({module for row in ROWS for module, _ in row.tests})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    command += [f"tests/{module}.py" for module in modules]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    found: dict[str, list[str]] = {module: [] for module in modules}
+    for line in done.stdout.splitlines():
+        if line.startswith("tests/"):
+            path, _, name = line.partition("::")
+            found[path.removeprefix("tests/").removesuffix(".py")].append(name)
+    return found
+
+
+def test_the_page_has_a_row_for_each_promise():
+    assert len(ROWS) > 60
+    assert all(row.tests for row in ROWS)
+
+
+def test_each_promise_names_tests_that_there_are(collected):
+    for row in ROWS:
+        for module, part in row.tests:
+            if collected[module]:
+                assert any(part in name for name in collected[module]), (row.promise, module, part)
+            else:
+                assert (ROOT / "tests" / f"{module}.py").exists(), (row.promise, module)
+
+
+def test_each_promise_tells_how_many_cases_there_are(collected):
+    for row in ROWS:
+        if not all(collected[module] for module, _ in row.tests):
+            continue
+        names = [name for m, found in collected.items() for name in found if row.covers(m, name)]
+        told = re.match(r"(\d+) cases?(;|$)", row.figure)
+        assert told, f"{row.promise}: its figure begins with the number of its cases"
+        assert int(told[1]) == len(names), f"{row.promise}: there are {len(names)} cases"
+
+
+def test_figures_of_tests_are_theirs():
+    text = (ROOT / "docs/guarantees.md").read_text()
+    assert f"; {MUTATED} mutated files" in text
+    assert f"; {len(JSON_CLAIMS)} claims" in text
+
+
+@pytest.fixture
+def guards(monkeypatch):
+    """What benchmarks/guards.toml lists."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("guards").guards()
+
+
+def test_each_promise_has_a_guard_that_is_taken_out(guards):
+    guarded = {(g.module, part) for g in guards for part in g.test.split(" or ")}
+    for row in ROWS:
+        if row.chapter in _GUARDED:
+            assert row.tests & guarded, f"{row.promise}: benchmarks/guards.toml has no guard of it"
+
+
+def test_each_guard_is_where_the_list_says(guards):
+    assert len({guard.promise for guard in guards}) == len(guards)
+    for guard in guards:
+        for file, text, instead in guard.edits:
+            found = (ROOT / file).read_text().count(text)
+            assert found == 1, f"benchmarks/guards.toml: {guard.promise}: {found} times in {file}"
+            assert text != instead
