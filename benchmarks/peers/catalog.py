@@ -71,7 +71,7 @@ REQUIREMENTS = {
         "wids==0.1.11",
     ),
     "mosaicml": ("mosaicml-streaming==0.13.0",),
-    "energon": ("megatron-energon[av_decode]==7.4.1",),
+    "energon": ("megatron-energon[av-decode]==7.4.1",),
 }
 # Without what they require: later releases of it are built for CUDA and need its libraries.
 ALONE = {"shared": ("torchcodec==0.12.0",)}
