@@ -107,12 +107,16 @@ def test_a_dataset_comes_whole_through_a_server_that_fails_now_and_then(
 
 
 @pytest.mark.parametrize("lie", [-1024, -600, 512])
-def test_a_wrong_length_never_makes_a_whole_tar(tmp_path, lie):
-    """Without a manifest, where nothing but the server tells the size."""
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_wrong_length_never_makes_a_whole_tar(tmp_path, lie, ranges):
+    """Without a manifest, where nothing but the server tells the size.
+
+    Without ranges, all but the end of the tar comes, which is as long as the server says.
+    """
     folder = tmp_path / "web"
     folder.mkdir()
     (folder / "a.tar").write_bytes(tar("abc"))
-    with serve(folder) as web:
+    with serve(folder, ranges=ranges) as web:
         web.lie = lie
         with pytest.raises(DataError, match=r"a\.tar.*(truncated|failed 6 times|were announced)"):
             marks(f"{web.url}/a.tar", tmp_path / "cache")

@@ -738,6 +738,7 @@ def test_a_batch_that_does_not_arrive_is_not_counted(dataset, monkeypatch):
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
 def test_a_forked_child_is_told_so(dataset):
     import os
+    import signal
 
     with open_pipe(dataset, fields=("labels",)) as pipe:
         batches = iter(pipe)
@@ -746,6 +747,7 @@ def test_a_forked_child_is_told_so(dataset):
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
             child = os.fork()
         if not child:
+            signal.alarm(20)  # it waits for threads that are not there, unless it is told
             try:
                 next(batches)
             except RuntimeError as error:
