@@ -49,7 +49,7 @@ def main() -> int:
     }
     args.out.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(results, indent=1))
-    return 1 if any(result["broke"] for result in results.values()) else 0
+    return 1 if any(result["broke"] or result["status"] for result in results.values()) else 0
 
 
 def _in_a_process(name: str, seconds: int) -> dict[str, Any]:
