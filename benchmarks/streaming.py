@@ -32,7 +32,8 @@ from machine import describe
 from numpy.typing import NDArray
 
 from loader import make_pipeline
-from loader.audio import copy_samples, decode_window
+from loader.audio import decode_window
+from loader.fast_decoders import copy_samples
 from loader.tokens import octuple
 from shards.notes import read_notes
 from shards.npy import npy_view

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loader.audio import copy_samples, decode_window, duration_s, require_length
+from loader.audio import decode_window, duration_s, require_length
 from loader.batch import Rows, TransformError
+from loader.fast_decoders import copy_samples
 from loader.mapped import MappedReader
 from loader.meta import Meta, is_believable, parse_meta
 from loader.order import hash_key

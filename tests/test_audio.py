@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from loader import audio
-from loader.audio import copy_samples, decode_whole, decode_window, duration_s
+from loader import audio, decoders
+from loader.audio import decode_whole, decode_window, duration_s
+from loader.fast_decoders import FAST, copy_samples
 from shards.errors import DecodeError
 from shards.npy import npy_view
 from shards.pcm import USUAL
@@ -295,14 +296,14 @@ def test_near_silence_is_counted_in_one_pass(monkeypatch):
         return read(self, size, out=out)
 
     monkeypatch.setattr(soundfile.SoundFile, "read", count)
-    assert audio._honest_frames(audio._SoundFile(data), 1) == len(samples)
+    assert audio._honest_frames(decoders.SoundFile(data), 1) == len(samples)
     assert sum(frames) < 3 * len(samples)
 
 
 def test_near_silent_flac_is_decoded_by_the_fast_decoder(monkeypatch):
     data = encode(np.zeros(60 * RATE, np.float32), "flac")
     assert USUAL * len(data) < 60 * RATE
-    monkeypatch.setattr(audio, "_SoundFile", None)
+    monkeypatch.setattr(decoders, "SoundFile", None)
     assert len(decode_whole(data, "flac", sample_rate=RATE)) == 60 * RATE
 
 
@@ -310,7 +311,7 @@ def test_near_silent_flac_is_decoded_by_the_fast_decoder(monkeypatch):
 def test_reads_that_follow_one_another_are_one_read(extension):
     data = encode(sound(2.0), extension)
     whole, row = np.empty((2 * RATE, 1), np.float32), np.empty((500, 1), np.float32)
-    with closing(audio._FAST[extension](data)) as decoder:
+    with closing(FAST[extension](data)) as decoder:
         assert decoder.read(0, whole) == len(whole)
         for start in (0, 500, 1000, 3000, 1000, 1500):
             assert decoder.read(start, row) == 500

@@ -17,7 +17,8 @@ from clips import RATE, decoded_cache, decoded_tars, make_dataset
 from streaming import BATCH, FRAMES
 
 from loader import make_pipeline
-from loader.audio import copy_samples, decode_window
+from loader.audio import decode_window
+from loader.fast_decoders import copy_samples
 from loader.machine import usable_cores
 from loader.pipeline import Pipeline
 from shards.npy import npy_view

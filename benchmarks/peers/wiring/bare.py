@@ -10,7 +10,8 @@ import numpy as np
 
 from benchmarks.clips import decoded_tars
 from benchmarks.peers.setting import DECODED, FRAMES, OURS, RATE, Batch, Clip, Setting
-from loader.audio import copy_samples, decode_window
+from loader.audio import decode_window
+from loader.fast_decoders import copy_samples
 from shards.npy import npy_view
 from shards.reader import ShardReader
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import loader.audio
 from benchmarks.clips import decoded_cache, decoded_tars
 from benchmarks.peers.setting import (
     BATCH,
@@ -18,6 +17,7 @@ from benchmarks.peers.setting import (
     Setting,
 )
 from loader import make_pipeline
+from loader.fast_decoders import FAST
 
 PACKAGES = ("miniaudio", "soundfile", "symusic")
 WORKERS = UP_TO_CORES  # threads
@@ -36,7 +36,7 @@ def stored(setting: Setting) -> Path:
 
 def open_loader(setting: Setting) -> "Loader":
     if setting.decoders == SOUNDFILE:
-        loader.audio._FAST.clear()  # what is left of its decoders of FLAC
+        FAST.clear()  # what is left of its decoders of FLAC
     return Loader(setting)
 
 
