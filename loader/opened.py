@@ -8,11 +8,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from loader.cache import Pin
 from loader.catalog import Shard
 from loader.mapped import MappedReader
 from loader.patience import Pause, retry, within
 from loader.patient import PatientFile
+from loader.pin import Pin
 from loader.remote import RemoteFile, open_remote
 from shards.errors import CacheError, FetchError, ShardError
 from shards.manifest import require_size

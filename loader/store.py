@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from loader.cache import Pin, ShardCache, pin_if_cached
+from loader.cache import ShardCache
 from loader.catalog import Catalog, Shard
 from loader.disk import write_whole
 from loader.inplace import read_in_place
@@ -36,6 +36,7 @@ from loader.opened import (
 from loader.order import Positions
 from loader.patience import PATIENCE
 from loader.patient import PatientFile
+from loader.pin import Pin, pin_if_cached
 from loader.source import Source
 from loader.stats import Stats
 from loader.transfer import StoppedError, transfer

@@ -301,18 +301,18 @@ def test_a_file_that_another_fetched_and_uses_is_shared_not_waited_for(tmp_path,
     from loader import cache as module
 
     cache, stop, pins = ShardCache(tmp_path, 1000), threading.Event(), []
-    exclusive = module._exclusive
+    exclusive = module.exclusive
 
     def other_is_first(path):
         if path.name == "a.tar.fetch" and not pins:
-            monkeypatch.setattr(module, "_exclusive", exclusive)
+            monkeypatch.setattr(module, "exclusive", exclusive)
             pins.append(get()[0])
         return exclusive(path)
 
     def get():
         return cache.acquire("d/a.tar", lambda path: path.touch(), need_bytes=0, stop=stop)
 
-    monkeypatch.setattr(module, "_exclusive", other_is_first)
+    monkeypatch.setattr(module, "exclusive", other_is_first)
     results: list = []
     second = threading.Thread(target=lambda: results.append(get()), daemon=True)
     second.start()

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from loader import make_pipeline
-from loader.cache import ShardCache, _exclusive, _locked
+from loader.cache import ShardCache
 from loader.disk import writing
+from loader.locks import exclusive, locked
 from loader.patience import PATIENCE
 from packer.__main__ import main as packer
 from shards.errors import CacheError
@@ -227,19 +228,19 @@ def test_a_lock_that_went_with_its_folder_is_none(tmp_path):
     path.parent.mkdir()
 
     def hold() -> None:
-        with _locked(path, stop):
+        with locked(path, stop):
             has_it.set()
             may_go.wait(20)
 
     waiting = threading.Thread(target=hold)
-    with _locked(path, stop):
+    with locked(path, stop):
         waiting.start()
         time.sleep(0.2)
         shutil.rmtree(path.parent)
         path.parent.mkdir()
     try:
         assert has_it.wait(20)
-        with _exclusive(path) as alone:
+        with exclusive(path) as alone:
             assert not alone
     finally:
         may_go.set()

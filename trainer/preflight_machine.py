@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from loader.backends import report
-from loader.cache import held_bytes
 from loader.decoded import decoded_bytes
 from loader.finding import Finding, State
 from loader.machine import check_gpu
 from loader.places import DRIVE, MOUNT_DRIVE, judge_cache
+from loader.room import held_bytes
 from loader.source import open_source
 from shards.mounts import file_system, is_local, on_colab
 from trainer.plan import Plan
