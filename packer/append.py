@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from packer.build import build
 from packer.card import put_cards
 from packer.inputs import read_input, rules_for
+from packer.intake import Intake
 from packer.joining import PARTS, UNDIVIDED, Joined, a_record, parts_of
 from packer.journal import remove_other_shards
 from packer.locks import locked
 from packer.options import Options
-from packer.probe import Intake
 from packer.report import Report
 from packer.shard import shard_name
 from packer.splits import Dataset, open_splits

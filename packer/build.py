@@ -13,12 +13,12 @@ from packer.carry import Stop
 from packer.cluster import connected
 from packer.copies import Copies
 from packer.inputs import rules_for
+from packer.intake import Intake
 from packer.interrupt import interruptible
 from packer.joining import Joined
 from packer.journal import clear, other_datasets
 from packer.locks import locked
 from packer.options import Options
-from packer.probe import Intake
 from packer.report import Report, by_kind
 from packer.samples import read_samples
 from packer.spool import Spool, default_spool

@@ -11,11 +11,11 @@ from packer.carry import Carrier, Stop
 from packer.cluster import Cluster, Crew
 from packer.copies import Copies
 from packer.encode import Encoded
+from packer.intake import Intake
 from packer.jobs import Jobs
 from packer.journal import Done, Journal, kept_samples
 from packer.options import Options
 from packer.plan import Group
-from packer.probe import Intake
 from packer.processes import Processes
 from packer.report import Report
 from packer.samples import Samples, plan_samples

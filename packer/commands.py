@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from shards.commands import plain
 
 if TYPE_CHECKING:
+    from packer.intake import Intake
     from packer.options import Options
-    from packer.probe import Intake
     from packer.verify import Verified
 
 log = logging.getLogger("packer")
@@ -83,7 +83,7 @@ def _options(args: argparse.Namespace) -> "Options":
 
 
 def _intake(args: argparse.Namespace) -> "Intake":
-    from packer.probe import Intake
+    from packer.intake import Intake
 
     return Intake(
         whole=args.whole,

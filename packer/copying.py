@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from packer.audio import COPIED
-from packer.probe import Segment
+from packer.segments import Segment
 from shards.faults import Kind, Rejection
 
 

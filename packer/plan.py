@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from packer.probe import Segment
+from packer.segments import Segment
 
 Integers = NDArray[np.int64]
 

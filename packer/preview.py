@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from packer.intake import Intake
 from packer.options import Options
-from packer.probe import Intake
 from packer.samples import plan_samples, read_samples
 from shards.faults import Rejection
 from shards.schema import Rules

@@ -3,117 +3,20 @@
 import heapq
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
 
-from packer.audio import AudioInfo
 from packer.copies import Copies, as_it_is
-from packer.inspection import MidiInfo, look_at_audio, look_at_midi, read_ahead, same_content
-from packer.segments import windows
+from packer.inspection import MidiInfo, same_content
+from packer.intake import Intake
+from packer.segments import SHORTEST_S, Segment, windows
+from packer.sources import Sources, look_at
 from shards.faults import FaultError, Kind, Rejection
 from shards.schema import Annotation, recut, with_distinct_keys
 
-_SHORTEST_S = 0.01  # a segment of fewer samples than a codec's frame is a slip of the pen
 _CLOCK_S = 0.001  # annotations round their times; a segment may overhang its recording by this
 _TAIL_S, _TAIL_SHARE = 2.0, 0.05  # how long a recording may go on after the last note is over
-
-_NOTED = {"whole", "segment_s", "hop_s"}
-
-Info = TypeVar("Info", AudioInfo, MidiInfo)
-Look = Callable[[Path], AudioInfo | MidiInfo]
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """An annotation whose sources were found good.
-
-    Attributes:
-        end_s: where the segment ends, which the annotation may leave to the recording.
-        rate: Hz of the recording; 0 without audio.
-        midi_bytes: what the segment takes of the MIDI file, about; 0 without one.
-        content: what tells the sources from others of the same names: the recording's bytes and
-            frames, the MIDI's SHA-256.
-        window: the packer cut it out of what its line names.
-    """
-
-    annotation: Annotation
-    end_s: float
-    rate: int
-    midi_bytes: int
-    content: tuple[int | str, ...]
-    window: bool = False
-
-    @property
-    def duration_s(self) -> float:
-        return self.end_s - self.annotation.start_s
-
-
-@dataclass(frozen=True, slots=True)
-class Intake:
-    """Which samples are made of the annotations, and what is asked of their sources.
-
-    Attributes:
-        whole: take whole recordings, one sample each, whatever segment a line names.
-        segment_s: cut what a line names into windows of so many seconds; None leaves it.
-        hop_s: seconds from window to window; None is ``segment_s``.
-        subset: take only so many samples, those of the smallest SHA-256 of their keys.
-        tolerance_s: by how much MIDI may outlast its recording. A recording may also ring on for
-            2 s and a twentieth of its length.
-        io_threads: files opened at a time.
-    """
-
-    whole: bool = False
-    segment_s: float | None = None
-    hop_s: float | None = None
-    subset: int | None = None
-    tolerance_s: float = 0.5
-    io_threads: int = 16
-
-    def __post_init__(self) -> None:
-        for name in ("segment_s", "hop_s", "subset", "io_threads"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}")
-        if self.hop_s is not None and self.segment_s is None:
-            raise ValueError("hop_s is given without segment_s: there is nothing to cut")
-        if min(self.segment_s or 1, self.hop_s or 1) < _SHORTEST_S:
-            raise ValueError(f"segment_s and hop_s must be at least {_SHORTEST_S}")
-        if self.tolerance_s < 0:
-            raise ValueError(f"tolerance_s must not be negative, got {self.tolerance_s}")
-
-    @property
-    def noted(self) -> dict[str, Any]:
-        """How lines become samples, for a manifest: what is chosen of it."""
-        given = {name: getattr(self, name) for name in _NOTED}
-        return {name: value for name, value in given.items() if value}
-
-    def as_noted(self, options: Mapping[str, Any]) -> "Intake":
-        """With what a manifest's options note, unless something is chosen here."""
-        return (
-            self
-            if self.noted
-            else replace(self, **{n: options[n] for n in _NOTED & options.keys()})
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """What is known of every file, or what is wrong with it."""
-
-    audio: Mapping[Path, AudioInfo | FaultError]
-    midi: Mapping[Path, MidiInfo | FaultError]
-
-    def audio_of(self, annotation: Annotation) -> AudioInfo | None:
-        """Raise FaultError if the recording is not good."""
-        return None if annotation.audio is None else _good(self.audio[annotation.audio])
-
-    def midi_of(self, annotation: Annotation) -> MidiInfo | None:
-        """Raise FaultError if the MIDI file is not good."""
-        return None if annotation.midi is None else _good(self.midi[annotation.midi])
 
 
 def probe(
@@ -137,7 +40,7 @@ def probe(
         chosen, rejected = with_distinct_keys(_whole(annotations))
     if intake.segment_s is None:
         chosen = _subset(chosen, intake.subset)
-    sources = _look(chosen, intake.io_threads, copies, progress)
+    sources = look_at(chosen, threads=intake.io_threads, copies=copies, progress=progress)
     if intake.segment_s is not None:
         chosen = _subset(list(_cut(chosen, sources, intake, rejected)), intake.subset)
     segments = list(_checked(chosen, sources, intake, rejected))
@@ -168,40 +71,6 @@ def _subset(annotations: list[Annotation], count: int | None) -> list[Annotation
         key=lambda place: sha256(annotations[place].key.encode()).digest(),
     )
     return [annotations[place] for place in sorted(places)]
-
-
-def _look(
-    annotations: Sequence[Annotation], threads: int, copies: Copies | None, progress: bool
-) -> Sources:
-    """Look at recordings and MIDI in one pass, as one waits for the link, the other for answers.
-
-    It goes from folder to folder: many mounts look up the files of one after another.
-    """
-
-    def look(file: tuple[Look, Path]) -> AudioInfo | MidiInfo:
-        return copies.look(*file) if copies else file[0](file[1])
-
-    looks: tuple[Look, Look] = (look_at_audio, look_at_midi)
-    files = dict.fromkeys(
-        (look, path)
-        for annotation in annotations
-        for look, path in zip(looks, (annotation.audio, annotation.midi), strict=True)
-        if path is not None
-    )
-    numbers: dict[Path, Iterator[int]] = defaultdict(count)
-    places = {file: next(numbers[file[1].parent]) for file in files}
-    across = sorted(files, key=places.__getitem__)
-    found = read_ahead(across, look, threads=threads, label="sources", progress=progress)
-    audio: dict[Path, AudioInfo | FaultError] = {}
-    midi: dict[Path, MidiInfo | FaultError] = {}
-    for (kind, path), info in found.items():
-        if kind is look_at_audio:
-            assert not isinstance(info, MidiInfo)
-            audio[path] = info
-        else:
-            assert not isinstance(info, AudioInfo)
-            midi[path] = info
-    return Sources(audio, midi)
 
 
 def _cut(
@@ -277,7 +146,7 @@ def _segment(
         if intake.segment_s is None:  # what the packer cut may be silent: music has rests
             _require_notes(annotation, midi, end_s)
             _check_lengths(annotation, sources, intake.tolerance_s)
-        share = min(1.0, (end_s - annotation.start_s) / max(midi.end_s, _SHORTEST_S))
+        share = min(1.0, (end_s - annotation.start_s) / max(midi.end_s, SHORTEST_S))
         midi_bytes, content = round(midi.bytes * share), (*content, midi.sha256)
     content = contents.setdefault(content, content)
     rate = audio.sample_rate if audio else 0
@@ -300,8 +169,8 @@ def _end(annotation: Annotation, sources: Sources) -> float:
     if start_s >= end_s:
         reason = f"start_time {start_s} lies past the end of {path}, {duration_s:.3f} s"
         raise FaultError(Kind.OUTSIDE, reason)
-    if end_s - start_s < _SHORTEST_S:
-        raise FaultError(Kind.OUTSIDE, f"its segment of {path} is shorter than {_SHORTEST_S} s")
+    if end_s - start_s < SHORTEST_S:
+        raise FaultError(Kind.OUTSIDE, f"its segment of {path} is shorter than {SHORTEST_S} s")
     return end_s
 
 
@@ -360,9 +229,3 @@ def _without_copies(
 
 def _rejection(annotation: Annotation, fault: FaultError) -> Rejection:
     return Rejection(annotation.line, str(fault), annotation.record, fault.kind)
-
-
-def _good(info: Info | FaultError) -> Info:
-    if isinstance(info, FaultError):
-        raise info
-    return info

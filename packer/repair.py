@@ -12,13 +12,13 @@ import numpy as np
 from packer.ahead import Run, encode_ahead
 from packer.copies import Copies
 from packer.encode import Encoded
+from packer.intake import Intake
 from packer.interrupt import interruptible
 from packer.jobs import Jobs
 from packer.joining import UNDIVIDED, Part, a_record, parts_of
 from packer.journal import kept_samples
 from packer.locks import locked
 from packer.options import Options
-from packer.probe import Intake
 from packer.samples import Samples, plan_samples, read_samples
 from packer.shard import write_shard
 from packer.splits import Dataset, open_splits

@@ -12,11 +12,13 @@ from packer.audio import CODECS, COPY
 from packer.copies import Copies, as_it_is
 from packer.copying import copied_extension, copyable
 from packer.inputs import read_input
+from packer.intake import Intake
 from packer.interrupt import held_back
 from packer.options import Options
 from packer.partition import partition
 from packer.plan import Group, plan_groups
-from packer.probe import Intake, Segment, probe
+from packer.probe import probe
+from packer.segments import Segment
 from packer.sizes import estimate_audio, plan_bytes
 from shards.faults import Rejection
 from shards.records import Unified

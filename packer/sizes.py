@@ -10,8 +10,8 @@ from pathlib import Path
 from packer.audio import COPY, write_audio
 from packer.copies import as_it_is
 from packer.plan import ranking
-from packer.probe import Segment
 from packer.recording import OpenRecording
+from packer.segments import Segment
 from shards.errors import DecodeError
 from shards.tar import BLOCK
 

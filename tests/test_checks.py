@@ -17,7 +17,8 @@ from packer.__main__ import main
 from packer.audio import probe_audio
 from packer.inputs import read_input, rules_for
 from packer.inspection import look_at_midi, read_ahead, same_content
-from packer.probe import Intake, probe
+from packer.intake import Intake
+from packer.probe import probe
 from packer.report import by_kind
 from shards.faults import REMEDIES, Kind, Rejection
 from shards.notes import read_notes

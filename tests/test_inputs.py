@@ -11,8 +11,9 @@ from corpus import write_midi, write_sound
 
 from packer.build import build
 from packer.inputs import read_input, rules_for
+from packer.intake import Intake
 from packer.options import Options
-from packer.probe import Intake, probe
+from packer.probe import probe
 from packer.segments import windows
 from shards.errors import AnnotationError
 from shards.faults import Kind

@@ -17,8 +17,8 @@ from packer import append as appending
 from packer.append import append
 from packer.build import build
 from packer.inputs import read_input, rules_for
+from packer.intake import Intake
 from packer.options import Options
-from packer.probe import Intake
 from packer.render import render_annotations
 from packer.target import Target
 from packer.verify import verify

@@ -14,8 +14,8 @@ from corpus import SAMPLE_RATE, write_annotations, write_sound
 from packer import patience
 from packer.audio import write_audio
 from packer.build import build
+from packer.intake import Intake
 from packer.options import Options
-from packer.probe import Intake
 from packer.report import Report
 from packer.samples import read_samples
 from shards import retry
