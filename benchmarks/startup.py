@@ -115,7 +115,7 @@ def _first_parse(url: Path, cache: Path) -> dict[str, float]:
 
 def _plan(pipe: Any) -> None:
     """The places of the first batch, and no more: the shards need not be there."""
-    find_places(pipe._store, pipe._mix(), 0, np.arange(OPTIONS["batch_size"]))
+    find_places(pipe._store, pipe._sampler.mixture, 0, np.arange(OPTIONS["batch_size"]))
 
 
 def _first_batch(pipe: Any) -> None:

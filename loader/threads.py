@@ -4,10 +4,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from loader.ahead import ReadAhead
 from loader.decoded import DecodedKeeper
+from loader.machine import usable_cores
+from loader.settle import Settling
+from loader.world import ranks_here
 
 _JOIN_S = 10.0
 Result = TypeVar("Result")
@@ -20,16 +23,21 @@ class Threads:
     that nobody will see.
     """
 
-    def __init__(self, most: int) -> None:
-        """Plan for at most so many decoding threads.
+    def __init__(self, number: int | Literal["auto"]) -> None:
+        """Plan for so many decoding threads; "auto" settles on a number while they work.
 
         Attributes:
+            most: there will never be more.
             active_limit: how many of them decode at a time.
         """
+        auto = number == "auto"
+        self._settling = Settling(max(1, usable_cores() // ranks_here())) if auto else None
+        self._fetched_bytes = 0
         self.ahead: ReadAhead | None = None
         self.keeper: DecodedKeeper | None = None
-        self.active_limit = most
-        self._most, self._active, self._stopped = most, 0, False
+        self.most = self._settling.most if self._settling else int(number)
+        self.active_limit = self._settling.number if self._settling else self.most
+        self._active, self._stopped = 0, False
         self._tasks: deque[tuple[Future[Any], Callable[[], None]]] = deque()
         self._turn = threading.Condition()
         self._workers: list[threading.Thread] = []
@@ -50,7 +58,7 @@ class Threads:
             if self._stopped:
                 raise RuntimeError("the pipeline is closed: make a new one")
             self._tasks.append((future, lambda: _run(future, task, args)))
-            if len(self._workers) < self._most:
+            if len(self._workers) < self.most:
                 name = f"loader-decode-{len(self._workers)}"
                 self._workers.append(threading.Thread(target=self._work, name=name, daemon=True))
                 self._workers[-1].start()
@@ -62,6 +70,21 @@ class Threads:
         with self._turn:
             self.active_limit = number
             self._turn.notify_all()
+
+    def observe(self, *, seconds: float, waited_s: float, fetched_bytes: int) -> None:
+        """Let a batch that was delivered have its say in how many decode, if they are to settle.
+
+        Args:
+            seconds: since the batch before.
+            waited_s: how much of that the consumer waited.
+            fetched_bytes: that came over the link so far.
+        """
+        if self._settling is None or self._settling.settled:
+            return
+        disturbed = self.keeping or fetched_bytes != self._fetched_bytes
+        self._settling.observe(seconds=seconds, waited_s=waited_s, disturbed=disturbed)
+        self._fetched_bytes = fetched_bytes
+        self.limit(self._settling.number)
 
     def stop(self) -> None:
         """Begin nothing new; what is in hand ends by itself."""

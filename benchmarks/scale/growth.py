@@ -80,7 +80,7 @@ def _in_a_process(work: Path, folder: Path) -> dict[str, float]:
         state = pipe.state_dict()
         found["plan_us"] = _planning(pipe)
     with _timed(folder, cache_dir=cache) as (pipe, seconds, _):
-        pipe.load_state_dict(state | {"position": int(RESUMED * len(pipe._mix()))})
+        pipe.load_state_dict(state | {"position": int(RESUMED * len(pipe._sampler.mixture))})
         next(iter(pipe))
         found["resume_s"] = seconds()
     with _timed(folder, cache_dir=cache, shuffle="full") as (pipe, seconds, _):
@@ -111,7 +111,7 @@ def _timed(
 
 def _planning(pipe: Pipeline) -> float:
     """Microseconds a batch that planning takes, from the middle of an epoch on."""
-    mixture, size = pipe._mix(), OPTIONS["batch_size"]
+    mixture, size = pipe._sampler.mixture, OPTIONS["batch_size"]
     middle = len(mixture) // 2 // size * size
     count = min(PLANNED_STEPS, (len(mixture) - middle) // size)
     steps = Steps(
