@@ -1,5 +1,6 @@
 """Moves batches to where they are used; to a GPU beside its computing, as 16-bit audio."""
 
+import logging
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -8,7 +9,10 @@ from typing import Any, Protocol
 import torch
 
 from loader.batch import Batch
+from loader.recipe import AudioDtype, Transform
 from shards.pcm import INT16_SCALE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -27,6 +31,31 @@ class Mover(Protocol):
 
     def receive(self, sent: Sent) -> Batch:
         """The batch, ready for what the caller's thread computes next."""
+
+
+def choose_device(device: str | torch.device | None) -> torch.device | None:
+    """The device, or the CPU with a warning where it is CUDA and there is none."""
+    if device is None:
+        return None
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r}: {error}") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        log.warning("device=%r, but this PyTorch finds no CUDA: batches stay in memory", device)
+        return torch.device("cpu")
+    return chosen
+
+
+def dtype_in_memory(
+    asked: AudioDtype, device: torch.device | None, transform: Transform | None
+) -> AudioDtype:
+    """16 bits for CUDA, which scales them itself: half the bytes over the bus.
+
+    A transform gets what was asked for.
+    """
+    on_cuda = device is not None and device.type == "cuda"
+    return "int16" if on_cuda and transform is None else asked
 
 
 def make_mover(device: torch.device | None) -> Mover:
