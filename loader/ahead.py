@@ -9,8 +9,8 @@ import numpy as np
 from loader.mixture import Mixture
 from loader.order import Positions
 from loader.patience import PATIENCE
+from loader.stop import StoppedError
 from loader.store import ShardStore
-from loader.transfer import StoppedError
 from shards.errors import DataError
 
 log = logging.getLogger(__name__)

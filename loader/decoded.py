@@ -23,9 +23,10 @@ from loader.opened import digest_path
 from loader.patience import PATIENCE
 from loader.recipe import audio_extension
 from loader.source import Source
+from loader.stop import StoppedError
 from loader.store import ShardStore
 from loader.tokens import octuple
-from loader.transfer import StoppedError, part_path
+from loader.transfer import part_path
 from shards.errors import CacheError, DataError, DecodeError
 from shards.index import index_bytes
 from shards.notes import read_notes

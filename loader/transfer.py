@@ -28,10 +28,6 @@ _CHUNK_OF_SMALL_BYTES = 1 << 20
 _SMALL_FILE_BYTES = 40 << 20  # what is waited for as long as for so much
 
 
-class StoppedError(Exception):
-    """The transfer was told to stop; what came so far is kept for the next one."""
-
-
 def open_url(url: str, storage_options: dict[str, Any] | None) -> tuple[Any, str]:
     """File system and path of a URL.
 

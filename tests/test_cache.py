@@ -21,11 +21,13 @@ from loader import make_pipeline, transfer
 from loader.ahead import ReadAhead
 from loader.cache import ShardCache, default_folder
 from loader.disk import measure, write_whole
+from loader.fetch import Fetcher
 from loader.mixture import Mixture
 from loader.order import Order
 from loader.patience import PATIENCE
 from loader.source import open_source
 from loader.stats import Stats
+from loader.stop import StoppedError
 from loader.store import ShardStore
 from shards.errors import DataError, FetchError
 from shards.mounts import file_system, is_local
@@ -387,14 +389,14 @@ def test_hits_are_shards_that_were_there_before(dataset, tmp_path):
 
 def test_a_shard_that_is_opened_as_soon_as_it_is_there_is_no_hit(dataset, tmp_path, monkeypatch):
     """By a reader, while who fetched it still keeps its index."""
-    keep = ShardStore._keep_index
+    keep = Fetcher._keep_index
     store = ShardStore([open_source(remote(dataset))], ShardCache(tmp_path), stats := Stats())
 
     def read_first(self, number, path):
         with store.reader(number):
             keep(self, number, path)
 
-    monkeypatch.setattr(ShardStore, "_keep_index", read_first)
+    monkeypatch.setattr(Fetcher, "_keep_index", read_first)
     store.ensure(0)
     store.close()
     assert stats.snapshot()["cache_hits"] == 0
@@ -521,7 +523,7 @@ def test_closing_ends_the_wait_of_a_look_up(dataset, tmp_path, monkeypatch):
     pipe, ended = make_pipeline(remote(dataset), cache_dir=tmp_path / "cache", **SMALL), []
 
     def look_up() -> None:
-        with pytest.raises(transfer.StoppedError):
+        with pytest.raises(StoppedError):
             pipe["any"]
         ended.append(True)
 

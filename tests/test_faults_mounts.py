@@ -14,7 +14,7 @@ from faultmount import mounted
 
 from loader import make_pipeline, transfer
 from loader.patience import PATIENCE
-from loader.transfer import StoppedError
+from loader.stop import StoppedError
 from shards.errors import FetchError
 
 SMALL = {"sample_rate": corpus.SAMPLE_RATE, "clip_seconds": 1.0, "batch_size": 10}

@@ -9,7 +9,8 @@ from web import serve
 
 from loader import make_pipeline, transfer
 from loader.patience import PATIENCE, retry
-from loader.transfer import StoppedError, read_url
+from loader.stop import StoppedError
+from loader.transfer import read_url
 from shards.errors import FetchError
 
 pytest.importorskip("aiohttp")
