@@ -5,12 +5,12 @@
 PERCEPIANO is a folder with ``annotations.jsonl`` (lines of ``midi_path``, ``piece`` and ratings)
 and the MIDI files: see ``transposed``. Without ``--data`` the clips are of made pieces.
 
-Phases, each timed by the clock: ``midi``, ``render``, ``pack``, ``verify``; ``mount`` streams an
-epoch from a file system as slow as Drive (``slowfs``: FUSE, 100 ms a request, 10 MB/s) into an
-empty cache, and the next one from that cache, and reads some clips there file by file; ``audio``,
-``midi model`` and ``fusion`` train an epoch of configs/experiment_10k.yaml (its data: batches of
-16, 4 threads) with a small model, as this is for a CPU. What is finished is kept in ``--work`` and
-not done again by the same code; ``--again PHASE`` does.
+Phases, each timed by the clock: ``midi``, ``render``, ``windows``, ``pack``, ``verify``; ``mount``
+streams an epoch from a file system as slow as Drive (``slowfs``: FUSE, 100 ms a request, 10 MB/s)
+into an empty cache, and the next one from that cache, and reads some clips there file by file;
+``audio``, ``midi model`` and ``fusion`` train an epoch of configs/experiment_10k.yaml (its data:
+batches of 16, 4 threads) with a small model, as this is for a CPU. What is finished is kept in
+``--work`` and not done again by the same code; ``--again PHASE`` does.
 """
 
 import argparse
@@ -35,6 +35,9 @@ CLIPS, BATCH = 10_000, 16
 MODES = {"audio": "audio", "midi model": "midi", "fusion": "fusion"}
 MODEL = {"dim": 96, "layers": 2, "heads": 4, "n_mels": 64, "n_fft": 1024, "hop_length": 480}
 FILES = 16  # clips that are read as files of their own
+SPARE = (
+    0.02  # of PercePiano's windows: some sound alike or are silent, and the packer leaves them out
+)
 CONFIG = "configs/experiment_10k.yaml"
 
 Facts = dict[str, float]
@@ -72,7 +75,8 @@ def main() -> None:
     corpus, shards = args.work / "corpus", args.work / "shards"
     if args.data:
         phases.run("midi", lambda: transpose(args.data, args.work / "midi", args.clips))
-        phases.run("render", lambda: render(args.work / "midi", corpus, args.clips))
+        phases.run("render", lambda: render(args.work / "midi", corpus))
+        phases.run("windows", lambda: windows(corpus, round(args.clips * (1 + SPARE))))
     else:
         phases.run("render", lambda: compose(corpus, args.clips))
     phases.run("pack", lambda: pack(corpus / "clips.jsonl", shards))
@@ -89,16 +93,23 @@ def main() -> None:
     print(json.dumps(report["tables"], indent=1))
 
 
-def render(midi: Path, corpus: Path, clips: int) -> Facts:
-    """Recordings of all of them, and the annotations of windows of ten seconds in these."""
+def render(midi: Path, corpus: Path) -> Facts:
+    """Recordings of all of them."""
     _module("packer", "render", midi / "annotations.jsonl", "--out", corpus)
-    return windows(corpus, clips)
+    return {}
 
 
 def pack(annotations: Path, shards: Path) -> Facts:
     """Nine tenths to train on, by piece."""
-    split = ("--split", "train=0.9,val=0.1", "--group-by", "piece")
-    _module("packer", "build", annotations, "--out", shards, "--overwrite", *split)
+    options = (
+        "--split",
+        "train=0.9,val=0.1",
+        "--group-by",
+        "piece",
+        "--max-rejected",
+        f"{SPARE:.0%}",
+    )
+    _module("packer", "build", annotations, "--out", shards, "--overwrite", *options)
     manifests = [_manifest(shards / name) for name in ("train", "val")]
     return {
         "train_samples": manifests[0].samples,
