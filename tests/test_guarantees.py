@@ -97,10 +97,30 @@ def test_figures_of_tests_are_theirs():
 
 
 @pytest.fixture
-def guards(monkeypatch):
-    """What benchmarks/guards.toml lists."""
+def benchmark(monkeypatch):
+    """Imports a module of benchmarks/."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module("guards").guards()
+    return importlib.import_module
+
+
+@pytest.fixture
+def guards(benchmark):
+    """What benchmarks/guards.toml lists."""
+    return benchmark("guards").guards()
+
+
+def test_what_was_not_recorded_is_told_so(benchmark):
+    promises = benchmark("promises")
+    told = [promises.guards({}), promises.fuzz({}), promises.fuzzed({}, "tar")]
+    assert all("not recorded yet" in text for text in [*told, promises.stormed({}, "")])
+
+
+def test_guards_that_were_not_missed_are_told(benchmark):
+    promises, machine = benchmark("promises"), {"date": "2026-01-01", "commit": "abc"}
+    found = {"guards": {"machine": machine, "noticed": 2, "guards": {"a": "fails", "b": "fails"}}}
+    assert "So 2 guards were taken out (2026-01-01, commit abc)" in promises.guards(found)
+    found["guards"]["guards"]["c"] = "passes"
+    assert "Of 1 the tests passed without them" in promises.guards(found)
 
 
 def test_each_promise_has_a_guard_that_is_taken_out(guards):
