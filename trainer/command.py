@@ -1,9 +1,7 @@
 """fit, validate and test: configs checked as a whole at the door, and the defaults of a run."""
 
-import os
 import sys
 from contextlib import ExitStack
-from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from trainer import devices
+from trainer.beginning import beginning
 from trainer.callbacks import make_callbacks
 from trainer.checkpoint import WholeCheckpoints, step_of
 from trainer.checks import require_fit
 from trainer.data import PianoData
 from trainer.failures import run
-from trainer.fitting import MOST, largest_batch
+from trainer.fitting import batch_that_fits
 from trainer.folder import RunFolder, run_name
-from trainer.memory import OutOfMemoryError, advice, is_out_of_memory, shares
+from trainer.memory import OutOfMemoryError, is_out_of_memory, remedies
 from trainer.module import Rater
 from trainer.options import add_run_options, add_sections, link
 from trainer.parts import LOGS
@@ -172,7 +171,9 @@ class Command(LightningCLI):
                 raise ValueError(f"--ckpt_path: {self.asked.ckpt_path}: {error}") from error
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemoryError(self._out_of_memory(error)) from error
+            found = self.folder.checkpoint() if self.subcommand == "fit" else None
+            text = remedies(error, self.plain_config(), checkpoint=found)
+            raise OutOfMemoryError(text) from error
         finally:
             if _is_first():
                 self._close()
@@ -211,7 +212,7 @@ class Command(LightningCLI):
             asked.ckpt_path = str(found)
         elif asked.auto_batch_size != "off":
             self._find_batch_size()
-        self._say(f"{asked.mode} in {asked.out}: {self._start()}")
+        self._say(f"{asked.mode} in {asked.out}: {beginning(asked, folder)}")
         if _is_first():
             folder.begin(self.plain_config())
 
@@ -241,17 +242,18 @@ class Command(LightningCLI):
                 "--trainer.devices 1, then give --data.batch_size"
             )
         init = self.parser.instantiate_classes(self.config)[self.subcommand]
-        options = options_of(asked.trainer)
-        accumulates = asked.auto_batch_size == "accumulate"
-        before = asked.data.batch_size
         batch, samples = init.data.first_batch()
-        most = min(MOST, samples, before if accumulates else MOST)
         self._say("looking for the largest batch that fits ...")
-        found = largest_batch(init.model, batch, options, most=most, ahead=init.data.ahead)
-        if accumulates:
-            found, parts = shares(before, fitting=found)
-            asked.trainer.accumulate_grad_batches *= parts
+        found, parts = batch_that_fits(
+            init.model,
+            batch,
+            options_of(asked.trainer),
+            samples=samples,
+            wanted=asked.data.batch_size if asked.auto_batch_size == "accumulate" else None,
+            ahead=init.data.ahead,
+        )
         asked.data.batch_size = found
+        asked.trainer.accumulate_grad_batches *= parts
         accumulated = asked.trainer.accumulate_grad_batches
         self._say(f"--data.batch_size {found} --trainer.accumulate_grad_batches {accumulated}")
         self._set_seed()  # as if nothing had been tried
@@ -263,37 +265,6 @@ class Command(LightningCLI):
             where = f"in epoch {state['epoch']}, after step {state['step']}"
         self._say(f"stopped by {stopped} {where}; the same command goes on from there")
         stopped.told = True
-
-    def _out_of_memory(self, error: BaseException) -> str:
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        lines = "\n  ".join(advice(self.plain_config()))
-        text = f"out of memory: {first}\nWhat makes a step smaller:\n  {lines}"
-        if self.subcommand == "fit" and (found := self.folder.checkpoint()):
-            text += f"\nWith a changed config the run goes on with --ckpt_path {found}"
-        return text
-
-    def _start(self) -> str:
-        """Where a run begins, in words."""
-        checkpoint, state = self.asked.ckpt_path, self.folder.state()
-        if checkpoint is None:
-            return "a new run"
-        if state and (told := self._finished(state)):
-            return f"finished {told} to go on, or begin anew with --fresh"
-        when = datetime.fromtimestamp(os.path.getmtime(checkpoint))
-        return f"goes on from {checkpoint} of {when:%Y-%m-%d %H:%M}"
-
-    def _finished(self, state: dict[str, Any]) -> str:
-        """When a run ended that has nothing left to do, and what would let it go on."""
-        asked, earlier = self.asked, self.folder.config() or {}
-        patience, before = asked.early_stopping, earlier.get("early_stopping")
-        epochs, steps = state["epochs"], state["step"]
-        if state["ended"] and patience is not None and patience <= (before or patience):
-            return f"early, after {epochs} epochs; leave --early_stopping out or raise it"
-        if 0 <= (asked.trainer.max_epochs or -1) <= epochs:
-            return f"after {epochs} epochs; raise --trainer.max_epochs"
-        if 0 <= asked.trainer.max_steps <= steps:
-            return f"after {steps} steps; raise --trainer.max_steps"
-        return ""
 
     def _say(self, text: str) -> None:
         if _is_first():

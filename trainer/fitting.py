@@ -8,13 +8,37 @@ from lightning.pytorch import LightningModule
 
 from loader.machine import free_memory
 from trainer.devices import uses_cuda
-from trainer.memory import OutOfMemoryError, largest
+from trainer.memory import OutOfMemoryError, largest, shares
 from trainer.trial import Step, resized, run_step
 
 log = logging.getLogger(__name__)
 
-MOST = 4096
+_MOST = 4096
 _ROOM = 0.9  # of a machine's free memory: what other programs may need
+
+
+def batch_that_fits(
+    model: LightningModule,
+    batch: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    samples: int,
+    wanted: int | None,
+    ahead: int,
+) -> tuple[int, int]:
+    """Rows of the largest batch to train with, and how many such batches make a step.
+
+    Args:
+        model, batch, options, ahead: as for ``largest_batch``.
+        samples: of an epoch, of which there are no more in a batch.
+        wanted: rows of a step, which several batches may make up; None is as many as fit.
+
+    Raises:
+        OutOfMemoryError: not even one row fits.
+    """
+    most = min(_MOST, samples, wanted or _MOST)
+    found = largest_batch(model, batch, options, most=most, ahead=ahead)
+    return (found, 1) if wanted is None else shares(wanted, fitting=found)
 
 
 def largest_batch(

@@ -1,6 +1,7 @@
 """When memory runs out: how it is recognised, what helps, and the largest batch that fits."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
+
+
+def remedies(error: BaseException, config: Mapping[str, Any], *, checkpoint: Path | None) -> str:
+    """What to do after an error that says so.
+
+    Args:
+        config: as for ``advice``.
+        checkpoint: that the run can go on from, if there is one.
+    """
+    first = str(error).strip().partition("\n")[0] or type(error).__name__
+    lines = "\n  ".join(advice(config))
+    text = f"out of memory: {first}\nWhat makes a step smaller:\n  {lines}"
+    if checkpoint is not None:
+        text += f"\nWith a changed config the run goes on with --ckpt_path {checkpoint}"
+    return text
 
 
 def advice(config: Mapping[str, Any]) -> list[str]:
