@@ -189,7 +189,7 @@ def _scores(predicted: Floats, labels: Floats, statistics: Statistics) -> dict[s
     """The trainer's own figures."""
     mean, std = (np.array([label[key] for label in statistics.values()]) for key in ("mean", "std"))
     ratings, wanted = (torch.from_numpy((x - mean) / std) for x in (predicted, labels))
-    found = figures(ratings, wanted, statistics=statistics)
+    found = figures(ratings, wanted, dimensions=list(statistics), std=torch.from_numpy(std))
     return {name: float(found[name]) for name in FIGURES}
 
 
