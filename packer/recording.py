@@ -199,9 +199,9 @@ def _as_float(block: Read, out: Sound) -> Sound:
 
     Memory that is used again and again: the pages of fresh one cost more than the scaling.
     """
-    if block.dtype == np.float32:
-        return block
-    return np.multiply(block, np.float32(1 / INT16_SCALE), out=out)
+    if block.dtype == np.int16:
+        return np.multiply(block, np.float32(1 / INT16_SCALE), out=out)
+    return block.astype(np.float32, copy=False)
 
 
 def _with_channels(block: Sound, channels: int) -> Sound:
