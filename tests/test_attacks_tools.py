@@ -124,7 +124,7 @@ def test_nothing_steers_the_terminal(poisoned, capsys, caplog):
 
 def test_a_long_reason_takes_no_hours(tmp_path):
     """Looking for what is particular in it takes the square of its length."""
-    (tmp_path / "rejected.jsonl").write_text(json.dumps({"reason": "a" * 200_000}) + "\n")
+    (tmp_path / "rejected.jsonl").write_text(json.dumps({"reason": "a" * 120_000}) + "\n")
     began = time.process_time()
     assert rejections(Target(str(tmp_path))) == [["a" * 400, 1]]
     assert time.process_time() - began < 5
