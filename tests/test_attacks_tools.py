@@ -14,6 +14,7 @@ import pytest
 import test_trainer
 import torch
 import yaml
+from deadline import in_time
 
 from packer.__main__ import main as packer_main
 from packer.card import card
@@ -140,7 +141,7 @@ def test_annotations_lead_to_no_pipe_and_no_device(tmp_path, look, what):
     else:
         path.symlink_to("/dev/zero")
     with pytest.raises(FaultError, match="not a file"):
-        look(path)
+        in_time(lambda: look(path))
 
 
 # the served page
