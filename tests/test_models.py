@@ -14,7 +14,9 @@ from trainer.scores import figures
 
 RATE = 8000
 STATISTICS = {"a": {"mean": 50.0, "std": 10.0}, "b": {"mean": -3.0, "std": 0.0}}
-SIZE = Size(dim=16, layers=1, heads=2, dropout=0.0, n_mels=16, n_fft=256, hop_length=160)
+SIZE = Size(
+    dim=16, layers=1, heads=2, dropout=0.0, wide_dropout=0.0, n_mels=16, n_fft=256, hop_length=160
+)
 MODES: tuple[Mode, ...] = ("audio", "midi", "fusion")
 
 
@@ -24,12 +26,12 @@ def need_torchaudio(mode: Mode) -> None:
 
 
 def model(mode: Mode) -> RatingModel:
-    """A model whose heads are not zero, as they would be before training."""
+    """A model whose ratings are not all the mean, as they would be before training."""
     need_torchaudio(mode)
     torch.manual_seed(0)
     made = RatingModel(mode, statistics=STATISTICS, sample_rate=RATE, size=SIZE)
-    for head in made.heads:
-        torch.nn.init.normal_(head[-1].weight)
+    for weight in (*(head[-1].weight for head in made.heads), *made.wide.parameters()):
+        torch.nn.init.normal_(weight)
     return made.eval()
 
 
@@ -121,6 +123,49 @@ def test_every_parameter_has_a_part_in_every_step_in_bfloat16_and_checkpointed(m
     without = {name for name, p in made.named_parameters() if p.grad is None}
     assert not without
     assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_ratings_are_the_sum_of_a_deep_and_a_wide_path(mode: Mode):
+    made, whole = model(mode), batch()
+    both = made.normalised(whole)
+    torch.nn.init.zeros_(made.heads[0][-1].weight)  # the first dimension has no deep path
+    wide = made.normalised(whole)[:, 0]
+    for parameter in made.wide.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert wide.std() > 0
+    assert not made.normalised(whole)[:, 0].any()
+    assert not torch.allclose(both[:, 0], wide)
+    assert not torch.allclose(both[:, 1], made.normalised(whole)[:, 1])
+
+
+@pytest.mark.parametrize("missing", ["audio", "midi"])
+def test_a_fusion_that_lacks_a_modality_has_no_figures_of_it(missing: str):
+    made, half = model("fusion"), batch()
+    half["audio_frames" if missing == "audio" else "midi_notes"][:] = 0
+    half[missing] = torch.zeros_like(half[missing])
+    rated = made(half)
+    torch.nn.init.normal_(made.wide.paths[missing][2].weight)
+    assert torch.equal(made(half), rated)
+
+
+def test_in_training_a_fusion_lacks_a_modality_on_both_paths(monkeypatch: pytest.MonkeyPatch):
+    need_torchaudio("fusion")
+    monkeypatch.setattr("trainer.models.take_away", lambda audio, midi, share: (~audio, midi))
+    made, whole = model("fusion"), batch()
+    made.modality_dropout = 0.5
+    without = batch() | {"audio": torch.zeros(3, 4000), "audio_frames": torch.zeros(3).long()}
+    alone = made(without)
+    assert not torch.allclose(made(whole), alone)
+    torch.testing.assert_close(made.train()(whole), alone)
+
+
+def test_masks_of_the_spectrogram_leave_the_figures_of_the_wide_path_alone():
+    made, whole = model("audio"), batch()
+    for head in made.heads:
+        torch.nn.init.zeros_(head[-1].weight)
+    masked = made.normalised(whole, spectrogram=torch.zeros_like)
+    assert torch.equal(masked, made.normalised(whole))
 
 
 def test_a_batch_without_a_single_note_is_rated():

@@ -24,7 +24,8 @@ def test_two_ranks_have_the_loss_of_one_and_end_an_epoch_that_does_not_divide(
     shards, runs, tmp_path
 ):
     """32 samples and 8 to validate, by batches of 3 on each of two ranks."""
-    same = {"model__dropout": 0, "data__drop_last": "false", "trainer__max_epochs": 2}
+    same = {"model__dropout": 0, "model__wide_dropout": 0, "data__drop_last": "false"}
+    same |= {"trainer__max_epochs": 2}
     one, two = tmp_path / "one", tmp_path / "two"
     runs.finish(arguments(shards, one, data__batch_size=6, **same))
     for process in runs.start_ranks(arguments(shards, two, data__batch_size=3, **same), 2):

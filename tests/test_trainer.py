@@ -288,7 +288,7 @@ def fit(
     """Two epochs of a tiny MIDI model; what it saw, and what it became."""
     seed_everything(0, verbose=False)
     data = PianoData(shards=str(shards), mode="midi", batch_size=8, shuffle="full", num_workers=2)
-    size: dict[str, Any] = {"dim": 8, "layers": 1, "heads": 1, "dropout": 0.0}
+    size: dict[str, Any] = {"dim": 8, "layers": 1, "heads": 1, "dropout": 0.0, "wide_dropout": 0.0}
     rater = Rater(mode="midi", statistics=data.statistics, **size | options)
     diary = Diary()
     trainer = Trainer(

@@ -1,7 +1,6 @@
 """One modality of a batch to a sequence of vectors."""
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -47,28 +46,25 @@ class AudioEncoder(nn.Module):
             gradient_checkpointing=gradient_checkpointing,
         )
 
-    def forward(
-        self,
-        audio: Tensor,
-        audio_frames: Tensor,
-        *,
-        augment: Callable[[Tensor], Tensor] | None = None,
-    ) -> Encoded:
+    def spectrogram(self, audio: Tensor) -> Tensor:
+        """(B, n_mels, F) float32 log-mel of (B, T) float32 in [-1, 1], centred on 0.
+
+        Bands of music spread over about -10 to 6; centred, they train at once.
+        """
+        bands: Tensor = self.features(audio)
+        return (bands + 2.0) / 4.0
+
+    def forward(self, spectrogram: Tensor, real: Tensor) -> Encoded:
         """Encode a batch of clips.
 
         Args:
-            audio: (B, T) float32 in [-1, 1].
-            audio_frames: (B,) int64, how many of the T samples are real; may be 0.
-            augment: what becomes of the spectrogram (B, n_mels, F), which is centred on 0.
+            spectrogram: (B, n_mels, F) as ``spectrogram`` makes it, perhaps augmented.
+            real: (B,) int64, how many of the F frames are real; may be 0.
 
         Returns:
             Values (B, 1 + ceil(frames / 8), dim): the transformer's start, then the clip.
         """
-        # Log-mel bands of music spread over about -10 to 6; centred, they train at once.
-        x = (self.features(audio) + 2.0) / 4.0
-        if augment is not None:
-            x = augment(x)
-        real = self.features.frames(audio_frames)
+        x = spectrogram
         for halve in self.convolutions:
             x, real = halve(x, real)
         x = x.transpose(1, 2)

@@ -10,23 +10,15 @@ class Fusion(nn.Module):
     """Each modality asks the other by cross-attention, is pooled, and a gate mixes the two.
 
     What a row lacks has no part in it: nothing is asked of it, and the gate gives all to the
-    other. So a row without MIDI is rated as by ``audio`` alone, and the reverse. In training,
-    modalities are taken away at random, so that the ratings of such rows mean something.
+    other. So a row without MIDI is rated as by ``audio`` alone, and the reverse.
 
     The cross-attention's own gates, one a modality, begin at 0 (as in Alayrac et al.,
     "Flamingo", 2022): fusion begins as two encoders side by side.
     """
 
-    def __init__(self, dim: int, *, heads: int, modality_dropout: float = 0.0) -> None:
-        """Build it.
-
-        Args:
-            dim: width of both sequences and of what comes out.
-            heads: attention heads.
-            modality_dropout: share of training rows that lose one of two modalities.
-        """
+    def __init__(self, dim: int, *, heads: int) -> None:
+        """Build it: ``dim`` is the width of both sequences and of what comes out."""
         super().__init__()
-        self.modality_dropout = modality_dropout
         self.audio_asks = Ask(dim, heads=heads)
         self.midi_asks = Ask(dim, heads=heads)
         self.audio_pool = Pool(dim, heads=heads)
@@ -44,8 +36,6 @@ class Fusion(nn.Module):
         Returns:
             (B, dim).
         """
-        if self.training and self.modality_dropout:
-            heard, read = self._take_away(heard, read)
         from_audio = self.audio_pool(self.audio_asks(audio, midi, answers=read))
         from_midi = self.midi_pool(self.midi_asks(midi, audio, answers=heard))
         gate = torch.sigmoid(self.gate(torch.cat([from_audio, from_midi], dim=1)))
@@ -54,14 +44,6 @@ class Fusion(nn.Module):
         gate = torch.where((read & ~heard)[:, None], 0.0, gate)
         mixed: Tensor = gate * from_audio + (1.0 - gate) * from_midi
         return mixed
-
-    def _take_away(self, heard: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
-        """Take one modality, either with equal chance, from some of the rows that have both."""
-        draw = torch.rand(len(heard), device=heard.device)
-        both = heard & read
-        deaf = both & (draw < self.modality_dropout / 2)
-        blind = both & ~deaf & (draw < self.modality_dropout)
-        return heard & ~deaf, read & ~blind
 
 
 class Ask(nn.Module):
@@ -78,3 +60,22 @@ class Ask(nn.Module):
         gathered = torch.tanh(self.gate) * self.attention(self.norm(x.values), other)
         values = x.values + torch.where(answers[:, None, None], gathered, 0.0)
         return Encoded(values, x.mask)
+
+
+def take_away(audio: Tensor, midi: Tensor, *, share: float) -> tuple[Tensor, Tensor]:
+    """Take one modality, either with equal chance, from a share of the rows that have both.
+
+    So there are rows of one modality in training, too, and their ratings mean something.
+
+    Args:
+        audio, midi: (B,) bool, which rows have it.
+        share: in [0, 1].
+
+    Returns:
+        The same two, after some were taken away.
+    """
+    draw = torch.rand(len(audio), device=audio.device)
+    both = audio & midi
+    deaf = both & (draw < share / 2)
+    blind = both & ~deaf & (draw < share)
+    return audio & ~deaf, midi & ~blind

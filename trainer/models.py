@@ -1,8 +1,8 @@
 """The rating models: encoders of audio, MIDI or both, and a head per dimension."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,10 @@ from shards.pcm import INT16_SCALE
 from trainer.attention import Encoded, Pool
 from trainer.encoders import AudioEncoder, MidiEncoder
 from trainer.features import LogMel
-from trainer.fusion import Fusion
+from trainer.fusion import Fusion, take_away
 from trainer.pretrained import PretrainedEncoder, PretrainedOptions
+from trainer.summary import NOTE_SCALE, note_figures, spectrum_figures, spectrum_scale
+from trainer.wide import Wide
 
 Mode = Literal["audio", "midi", "fusion"]
 Batch = Mapping[str, Any]
@@ -24,6 +26,7 @@ class Size:
     """How large a model is, and how it looks at audio (n_fft and hop_length in samples).
 
     Attributes:
+        wide_dropout: share of the figures of the wide path that training leaves out.
         modality_dropout: share of the training rows of a fusion that lose a modality.
         gradient_checkpointing: compute transformer layers twice instead of keeping what they made.
         pretrained: an audio encoder that takes the place of log-mel and what follows it.
@@ -33,6 +36,7 @@ class Size:
     layers: int = 2
     heads: int = 4
     dropout: float = 0.1
+    wide_dropout: float = 0.1
     n_mels: int = 64
     n_fft: int = 1024
     hop_length: int = 480
@@ -42,7 +46,7 @@ class Size:
 
 
 class RatingModel(nn.Module):
-    """A batch to one rating per dimension."""
+    """A batch to one rating per dimension: the sum of a deep and of a wide path."""
 
     def __init__(self, mode: Mode, *, statistics: Statistics, sample_rate: int, size: Size) -> None:
         """Build the model of one mode.
@@ -58,6 +62,9 @@ class RatingModel(nn.Module):
         self.midi = _midi_encoder(size) if mode != "audio" else None
         self.join: nn.Module = _join(mode, size)
         self.heads = nn.ModuleList(_head(size) for _ in statistics)
+        scales = _scales(mode, size)
+        self.wide = Wide(scales, dimensions=len(statistics), dropout=size.wide_dropout)
+        self.modality_dropout = size.modality_dropout
         self.scale = Scale(statistics)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -74,29 +81,64 @@ class RatingModel(nn.Module):
             batch: what ``loader.make_pipeline`` yields.
             spectrogram: an augmentation of log-mel; a pretrained encoder has none.
         """
-        joined = self._joined(batch, spectrogram)
-        return torch.cat([head(joined) for head in self.heads], dim=1).float()
+        parts: dict[str, _Part] = {}
+        if self.audio is not None:
+            parts["audio"] = _hear(self.audio, batch, spectrogram)
+        if self.midi is not None:
+            parts["midi"] = _read(self.midi, batch)
+        present = {name: part.present for name, part in parts.items()}
+        if len(parts) > 1 and self.training and self.modality_dropout:
+            heard, read = take_away(**present, share=self.modality_dropout)
+            present = {"audio": heard, "midi": read}
+        joined = self._joined({name: part.encoded for name, part in parts.items()}, present)
+        deep = torch.cat([head(joined) for head in self.heads], dim=1).float()
+        return deep + self.wide({name: part.figures for name, part in parts.items()}, present)
 
     def backbone(self) -> list[nn.Parameter]:
         """The parameters of the encoders that are trained; all others are heads and fusion."""
         encoders = [encoder for encoder in (self.audio, self.midi) if encoder is not None]
         return [p for encoder in encoders for p in encoder.parameters() if p.requires_grad]
 
-    def _joined(self, batch: Batch, spectrogram: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """(B, dim) of what the mode listens to."""
-        encoded: list[Encoded] = []
-        present: dict[str, Tensor] = {}
-        if self.audio is not None:
-            audio, frames = waveform(batch["audio"]), batch["audio_frames"]
-            own = {"augment": spectrogram} if isinstance(self.audio, AudioEncoder) else {}
-            encoded.append(self.audio(audio, frames, **own))
-            present["heard"] = (frames > 0) & (audio != 0).any(dim=1)
-        if self.midi is not None:
-            encoded.append(self.midi(batch["midi"], batch["midi_notes"]))
-            present["read"] = batch["midi_notes"] > 0
-        # One sequence is pooled whatever it holds; two are mixed by what there is.
-        joined: Tensor = self.join(*encoded, **(present if len(encoded) > 1 else {}))
+    def _joined(self, encoded: dict[str, Encoded], present: dict[str, Tensor]) -> Tensor:
+        """(B, dim): one sequence is pooled whatever it holds, two are mixed by what there is."""
+        if len(encoded) == 1:
+            joined: Tensor = self.join(*encoded.values())
+        else:
+            joined = self.join(**encoded, heard=present["audio"], read=present["midi"])
         return joined
+
+
+class _Part(NamedTuple):
+    """What one modality has of a batch.
+
+    Attributes:
+        encoded: for the deep path.
+        figures: (B, K) float32 for the wide path; K may be 0.
+        present: (B,) bool, which rows have the modality.
+    """
+
+    encoded: Encoded
+    figures: Tensor
+    present: Tensor
+
+
+def _hear(
+    encoder: AudioEncoder | PretrainedEncoder,
+    batch: Batch,
+    augment: Callable[[Tensor], Tensor] | None,
+) -> _Part:
+    audio, frames = waveform(batch["audio"]), batch["audio_frames"]
+    present = (frames > 0) & (audio != 0).any(dim=1)
+    if isinstance(encoder, PretrainedEncoder):
+        return _Part(encoder(audio, frames), audio.new_zeros(len(audio), 0), present)
+    shown, real = encoder.spectrogram(audio), encoder.features.frames(frames)
+    figures = spectrum_figures(shown, real)  # of the clip as it is: masks would bend them
+    return _Part(encoder(shown if augment is None else augment(shown), real), figures, present)
+
+
+def _read(encoder: MidiEncoder, batch: Batch) -> _Part:
+    midi, notes = batch["midi"], batch["midi_notes"]
+    return _Part(encoder(midi, notes), note_figures(midi, notes), notes > 0)
 
 
 class Scale(nn.Module):
@@ -160,8 +202,18 @@ def _midi_encoder(size: Size) -> MidiEncoder:
 
 def _join(mode: Mode, size: Size) -> nn.Module:
     if mode == "fusion":
-        return Fusion(size.dim, heads=size.heads, modality_dropout=size.modality_dropout)
+        return Fusion(size.dim, heads=size.heads)
     return Pool(size.dim, heads=size.heads)
+
+
+def _scales(mode: Mode, size: Size) -> dict[str, Sequence[tuple[float, float]]]:
+    """Of the figures of the wide path, by modality; a pretrained encoder has none."""
+    scales: dict[str, Sequence[tuple[float, float]]] = {}
+    if mode != "midi" and size.pretrained is None:
+        scales["audio"] = spectrum_scale(size.n_mels)
+    if mode != "audio":
+        scales["midi"] = NOTE_SCALE
+    return scales
 
 
 def _head(size: Size) -> nn.Module:

@@ -31,6 +31,7 @@ class Rater(LightningModule):
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.1,
+        wide_dropout: float = 0.1,
         modality_dropout: float = 0.1,
         audio_encoder: str = "mel",
         audio_layers: list[int] | None = None,
@@ -57,6 +58,8 @@ class Rater(LightningModule):
             layers: transformer layers of each encoder.
             heads: attention heads.
             dropout: share of activations dropped in training.
+            wide_dropout: share of the figures of a clip dropped in training, from which a linear
+                layer rates beside the encoders; 1 is all of them.
             modality_dropout: share of training rows of which a fusion hears or reads nothing.
             audio_encoder: mel (log-mel and convolutions, trained here), or hf:NAME for a model of
                 the Hugging Face hub, or of a folder (HuBERT, wav2vec 2.0, MERT).
@@ -90,6 +93,7 @@ class Rater(LightningModule):
             layers=layers,
             heads=heads,
             dropout=dropout,
+            wide_dropout=wide_dropout,
             n_mels=n_mels,
             n_fft=n_fft,
             hop_length=hop_length,
