@@ -92,7 +92,8 @@ class RatingModel(nn.Module):
             present = {"audio": heard, "midi": read}
         joined = self._joined({name: part.encoded for name, part in parts.items()}, present)
         deep = torch.cat([head(joined) for head in self.heads], dim=1).float()
-        return deep + self.wide({name: part.figures for name, part in parts.items()}, present)
+        wide: Tensor = self.wide({name: part.figures for name, part in parts.items()}, present)
+        return deep + wide
 
     def backbone(self) -> list[nn.Parameter]:
         """The parameters of the encoders that are trained; all others are heads and fusion."""
