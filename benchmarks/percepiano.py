@@ -127,7 +127,8 @@ def _kept(
     if not shards.exists():
         _build(lines, of, shards, args.work)
     began = time.perf_counter()
-    scores = _train(mode, shards, args.work / "runs" / f"{kind}-{fold}-{mode}", args)
+    name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]  # what goes on is the same
+    scores = _train(mode, shards, args.work / "runs" / f"{kind}-{fold}-{mode}-{name}", args)
     result = {"folds": kind, "fold": fold, "model": mode, **scores}
     result["seconds"] = round(time.perf_counter() - began, 1)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from loader.cache import default_folder
 from loader.disk import DiskRate, ReadRate, measure, sample_reads
 from loader.finding import Finding
+from loader.room import reserved_bytes
 from shards.mounts import file_system, is_local, on_colab
 
 DRIVE = Path("/content/drive")
@@ -17,7 +18,6 @@ DRIVE = Path("/content/drive")
 MOUNT_DRIVE = "from google.colab import drive; drive.mount('/content/drive')  # in a notebook cell"
 _SLOW_DISK = 100e6  # bytes a second under which a disk holds streaming up
 _SLOW_MOUNT = 5e6
-_FREE_BYTES = 10 * 10**9
 _FILES = 8
 _ENTRIES = 64  # a folder on a mount may hold tens of thousands
 
@@ -26,7 +26,8 @@ def check_cache() -> Iterator[Finding]:
     """Where shards are cached: a local disk, with room, that is written and read fast."""
     folder = default_folder()
     there = next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path("/"))
-    yield judge_cache(folder, file_system(there), shutil.disk_usage(there).free)
+    disk = shutil.disk_usage(there)
+    yield judge_cache(folder, file_system(there), free_bytes=disk.free, total_bytes=disk.total)
     if not is_local(there):
         return
     if not os.access(there, os.W_OK):
@@ -36,14 +37,15 @@ def check_cache() -> Iterator[Finding]:
     yield judge_disk(measure(there))
 
 
-def judge_cache(folder: Path, kind: str, free_bytes: int) -> Finding:
+def judge_cache(folder: Path, kind: str, *, free_bytes: int, total_bytes: int) -> Finding:
     """The folder of the cache, the file system it lies on, and what is free there."""
     if not is_local(folder):
         remedy = "export SHARD_CACHE_DIR=/a/folder/on/a/local/disk"
         return Finding("fail", "cache", f"{folder} lies on {kind}, which is no local disk", remedy)
     text = f"{folder} on {kind}, {free_bytes / 1e9:.1f} GB free"
-    if free_bytes >= _FREE_BYTES:
+    if free_bytes > (reserved := reserved_bytes(total_bytes)):
         return Finding("ok", "cache", text)
+    text += f", of which {reserved / 1e9:.1f} GB stay so: nothing is cached without cache_bytes"
     return Finding("warn", "cache", text, "export SHARD_CACHE_DIR=/a/folder/on/a/disk/with/room")
 
 

@@ -135,9 +135,20 @@ def _default_limit(folder: Path) -> int:
         disk = shutil.disk_usage(folder)
     except FileNotFoundError:  # it was there just now, and will be made anew
         disk = shutil.disk_usage(folder.parent)
-    reserve = max(_RESERVE_BYTES, disk.total // 10)
     used = held_bytes(folder)
-    return max(min(used + disk.free // 2, used + disk.free - reserve), 1)
+    limit = min(used + disk.free // 2, used + disk.free - reserved_bytes(disk.total))
+    if limit <= 0:
+        log.warning(
+            "the disk of the shard cache %s has %.1f GB free, of which %.1f GB stay so: nothing is "
+            "cached; pass cache_bytes, or cache_dir on another disk",
+            *(folder, disk.free / 1e9, reserved_bytes(disk.total) / 1e9),
+        )
+    return max(limit, 1)
+
+
+def reserved_bytes(total_bytes: int) -> int:
+    """What a cache without a limit of its own leaves free on a disk of so many bytes."""
+    return max(_RESERVE_BYTES, total_bytes // 10)
 
 
 def _modified_ns(path: Path) -> int:

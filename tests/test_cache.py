@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from loader.store import ShardStore
 from shards.errors import DataError, FetchError
 from shards.mounts import file_system, is_local
 
+GB = 10**9
 RATE = corpus.SAMPLE_RATE
 SMALL = {"sample_rate": RATE, "clip_seconds": 1.0, "batch_size": 8, "num_workers": 2}
 
@@ -106,6 +108,16 @@ def test_the_cache_keeps_to_its_limit(tmp_path):
         assert len(keys_of(pipe)) == 30
     kept = [path.stat().st_size for path in (tmp_path / "cache").glob("*/*.tar")]
     assert 0 < sum(kept) <= 6 * size
+
+
+@pytest.mark.parametrize(
+    ("free", "limit"), [(100 * GB, 50 * GB), (30 * GB, 10 * GB), (20 * GB, 1), (GB, 1)]
+)
+def test_without_a_limit_a_tenth_of_the_disk_stays_free(tmp_path, monkeypatch, caplog, free, limit):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(200 * GB, 200 * GB - free, free))
+    assert ShardCache(tmp_path, None).limit_bytes == limit
+    assert ("nothing is cached" in caplog.text) == (limit == 1)
 
 
 def test_a_file_in_use_is_not_evicted(tmp_path):

@@ -221,13 +221,13 @@ def test_the_clip_is_about_as_large_as_a_recording_of_a_piano():
 
 
 def test_a_cache_has_to_be_local_roomy_and_fast(tmp_path, monkeypatch):
-    assert judge_cache(tmp_path, "ext4", 500 * GB).state == "ok"
-    assert judge_cache(tmp_path, "ext4", GB).state == "warn"
+    assert judge_cache(tmp_path, "ext4", free_bytes=500 * GB, total_bytes=900 * GB).state == "ok"
+    assert judge_cache(tmp_path, "ext4", free_bytes=80 * GB, total_bytes=900 * GB).state == "warn"
     assert judge_disk(DiskRate(write=500e6, read=900e6)).state == "ok"
     slow = judge_disk(DiskRate(write=500e6, read=9e6))
     assert (slow.state, "SHARD_CACHE_DIR" in slow.remedy) == ("warn", True)
     monkeypatch.setattr(places, "is_local", lambda path: False)
-    remote = judge_cache(tmp_path, "nfs4", 500 * GB)
+    remote = judge_cache(tmp_path, "nfs4", free_bytes=500 * GB, total_bytes=900 * GB)
     assert (remote.state, "nfs4" in remote.text) == ("fail", True)
     assert "SHARD_CACHE_DIR" in remote.remedy
 

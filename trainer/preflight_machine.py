@@ -97,11 +97,12 @@ def judge_cache_room(folder: Path, needed: int, *, least: int) -> Finding:
         least: in use at the same time.
     """
     there = _existing(folder)
-    free, held = shutil.disk_usage(there).free, held_bytes(folder)
+    disk, held = shutil.disk_usage(there), held_bytes(folder)
     if not is_local(there):
-        return judge_cache(folder, file_system(there), free)
-    text = f"{_room(needed, free, folder)}, {held / 1e9:.2f} GB of shards there"
-    room, remedy = free + held, f"df -h {there}; --data.cache_dir /another/disk"
+        sizes = {"free_bytes": disk.free, "total_bytes": disk.total}
+        return judge_cache(folder, file_system(there), **sizes)
+    text = f"{_room(needed, disk.free, folder)}, {held / 1e9:.2f} GB of shards there"
+    room, remedy = disk.free + held, f"df -h {there}; --data.cache_dir /another/disk"
     if room >= needed + _margin(there):
         return Finding("ok", "cache", text)
     if room < least:
