@@ -49,8 +49,8 @@ class _Place:
     """Where samples are to be added.
 
     Attributes:
-        splits: by name, the dataset and those that the same build divided from it; the dataset
-            alone, without name, if it was not divided.
+        splits: by name, the dataset and those that the same build divided from it. The dataset has
+            an empty name if it was not divided, or is no longer called as its split was.
     """
 
     dataset: Dataset
@@ -145,7 +145,10 @@ def _find(url: str, storage_options: dict[str, Any] | None) -> _Place:
     same = {split: one for split, one in found.items() if _origin(one) == _origin(dataset)}
     if name not in same:
         return _Place(dataset, {"": dataset})
-    ordered = [split for split in options.get("split") or same if split in same]
+    called = options.get("split") or same
+    if name not in called:  # renamed, or a copy
+        return _Place(dataset, {"": dataset, **{n: one for n, one in same.items() if n != name}})
+    ordered = [split for split in called if split in same]
     return _Place(dataset, {split: same[split] for split in ordered})
 
 
@@ -190,7 +193,7 @@ def _refuse_known(
     twice = [annotations[int(place)] for place in np.flatnonzero(np.isin(hashes, taken))]
     rejected = [
         Rejection(
-            one.line, f"key {one.key!r} is in the dataset already", one.record, Kind.DUPLICATE_KEY
+            one.line, f"key {one.key!r} is in the dataset already", one.record, Kind.KNOWN_KEY
         )
         for one in twice
     ]
@@ -224,11 +227,14 @@ def _join(place: _Place, new: Manifest, packed: Path, annotations: Path) -> Mani
     _add_rejected(target, packed, annotations)
     target.write(_KEYS, joined[np.argsort(joined["hash"], kind="stable")].tobytes())
     target.write(NAME, dump_manifest(manifest))
+    if "" in place.splits:
+        put_cards(target, {"": manifest})
+        return manifest
     manifests = {
         split: manifest if one.target.identity == target.identity else one.manifest
         for split, one in place.splits.items()
     }
-    put_cards(target if "" in manifests else target.parent, manifests)
+    put_cards(target.parent, manifests)
     return manifest
 
 

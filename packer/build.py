@@ -23,14 +23,12 @@ from packer.report import Report, by_kind
 from packer.samples import read_samples
 from packer.spool import Spool, default_spool
 from packer.target import Target
-from shards.errors import AnnotationError
 from shards.faults import Kind, Rejection
 from shards.manifest import NAME
 
 log = logging.getLogger("packer")
 
 _REJECTED = "rejected.jsonl"
-_NONE = "none of its annotations can be packed"
 
 
 def build(
@@ -112,7 +110,7 @@ def build(
         if joined or report.is_fatal:
             report.check()
         if not samples.segments:
-            raise AnnotationError(f"{annotations}: {_NONE}")
+            report.refuse_all()
         if joined:
             joined.require(samples.corpus.members(options))
         stop = Stop()
@@ -183,8 +181,7 @@ def _make(
     if not any(builder.samples for builder in builders):
         for builder in builders:  # so that the next one tries again
             builder.end()
-        report.check()
-        raise AnnotationError(f"{report.annotations}: {_NONE}")
+        report.refuse_all()
     built = [builder.finish() for builder in builders]
     for builder in builders:  # their notes tell who was left out, so all manifests come first
         builder.end()

@@ -60,6 +60,8 @@ def _plan(args: argparse.Namespace) -> int:
     planned = plan(args.annotations, rules, options=_options(args), intake=_intake(args))
     report = Report(args.annotations, planned.total, args.max_rejected, list(planned.rejected))
     print(plain(write_plan(planned, report)))
+    if not any(one.samples for one in planned.datasets):
+        report.refuse_all()
     report.check()
     return 0
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from shards.errors import AnnotationError
 from shards.faults import FATAL, REMEDIES, Rejection
@@ -21,12 +22,14 @@ class Report:
     Attributes:
         total: number of annotations.
         max_rejected: share that may be left out; None where that is no choice.
+        unfit: what those that are listed are, in words.
     """
 
     annotations: Path
     total: int
     max_rejected: float | None
     rejected: list[Rejection]
+    unfit: str = "annotations cannot be packed"
 
     @property
     def left_out(self) -> int:
@@ -48,15 +51,8 @@ class Report:
         if not self.is_fatal and self.left_out <= allowed:
             return
         strict = self.is_fatal or self.max_rejected is None
-        first = sorted(self.rejected, key=lambda rejection: rejection.line)[:_SHOWN]
-        lines = [f"{self.annotations}:{r.line}: {r.reason}" for r in first]
-        if len(self.rejected) > len(first):
-            lines.append(f"... and {len(self.rejected) - len(first)} more")
         raise AnnotationError(
-            f"{self.left_out} of {self.total} annotations cannot be packed:\n  "
-            + "\n  ".join(lines)
-            + "\n"
-            + "\n".join(by_kind(self.rejected))
+            f"{self.left_out} of {self.total} {self.unfit}:\n{self._told()}"
             + (
                 f"\n{listed} lists them all, and the dataset beside it holds the rest"
                 if listed
@@ -65,6 +61,20 @@ class Report:
             + ("\nmend them and build with --overwrite," if listed else "")
             + ("" if strict else f"\nor leave them out with --max-rejected {_percent(self)}")
         )
+
+    def refuse_all(self) -> NoReturn:
+        """Raise AnnotationError, as nothing is left, whatever share may be left out."""
+        raise AnnotationError(
+            f"{self.annotations}: none of its annotations can be packed:\n{self._told()}"
+        )
+
+    def _told(self) -> str:
+        """The first lines that were rejected, and what mends each kind of fault."""
+        first = sorted(self.rejected, key=lambda rejection: rejection.line)[:_SHOWN]
+        lines = [f"  {self.annotations}:{r.line}: {r.reason}" for r in first]
+        if len(self.rejected) > len(first):
+            lines.append(f"  ... and {len(self.rejected) - len(first)} more")
+        return "\n".join([*lines, *by_kind(self.rejected)])
 
     def lines(self) -> bytes:
         """JSON lines of all rejections, in order."""

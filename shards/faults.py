@@ -16,6 +16,7 @@ class Kind(StrEnum):
     LABEL_RANGE = "label out of range"
     KEY = "no key"
     DUPLICATE_KEY = "key twice"
+    KNOWN_KEY = "key in the dataset"
     UNKNOWN_KEY = "key unknown"
     MIXED_TYPES = "field of two types"
     NEW_FIELD = "field that the dataset lacks"
@@ -43,6 +44,7 @@ REMEDIES = {
     Kind.LABEL_RANGE: "correct the rating, or widen --label-range",
     Kind.KEY: "use letters, digits, '-' and '_', or leave the key out to have one made",
     Kind.DUPLICATE_KEY: "remove one of the lines, or give each its own key",
+    Kind.KNOWN_KEY: "remove lines that were packed before; give another recording its own key",
     Kind.UNKNOWN_KEY: "compare with the keys in the dataset's JSON members",
     Kind.MIXED_TYPES: "write the field in one type on all lines",
     Kind.NEW_FIELD: "remove the field, or build the dataset anew with all annotations",

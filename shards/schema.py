@@ -65,7 +65,7 @@ class Rules:
         rewrite: path prefixes to replace, for annotations written on another machine.
         only: "audio" or "midi" leaves the other out, as if no line named it.
         label_range: lowest and highest value that a label may have.
-        like: a record whose fields are all that a line may have.
+        like: a record whose fields are all that a line may have, beside a key of its own.
     """
 
     root: Path
@@ -228,6 +228,9 @@ class _Reader:
         file = audio or midi
         assert file is not None
         own_key = check_key(record)
+        if self._rules.like is not None and "key" in record.keys() - self._rules.like.keys():
+            del record["key"]  # the sample is called so, and the others have no such field
+            text = json.dumps(record, ensure_ascii=False).encode()
         self.layout.add(line, record)
         return Annotation(
             line=line,

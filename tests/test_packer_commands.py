@@ -1,6 +1,7 @@
 """python -m packer: what its commands say, to people who see them for the first time."""
 
 import json
+import shutil
 import subprocess
 import sys
 from argparse import ArgumentTypeError
@@ -16,6 +17,7 @@ from packer.__main__ import main
 from packer.relabel import relabel
 from shards.errors import AnnotationError, ManifestError
 from shards.manifest import load_manifest
+from shards.reader import ShardReader
 
 COMMANDS = ("build", "append", "relabel", "verify", "index", "view", "sample", "render")
 HEAVY = {"torch", "numpy", "soundfile", "symusic", "pretty_midi", "fsspec", "soxr"}
@@ -123,6 +125,16 @@ def test_a_dry_run_tells_all_and_writes_nothing(annotations, tmp_path, capsys, c
     assert build(annotations, tmp_path / "out", "--dry-run") == 1
     assert "annotations.jsonl:11: " in caplog.text
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--max-rejected", "100%"]])
+def test_a_build_of_nothing_lists_why(tmp_path, caplog, more):
+    path = tmp_path / "annotations.jsonl"
+    path.write_text('{"audio_path": "gone.wav"}\n{}\n')
+    assert build(path, tmp_path / "out", *more) == 1
+    assert f"{path}: none of its annotations can be packed:\n  {path}:1: " in caplog.text
+    assert "audio missing (1): check --root" in caplog.text
+    assert "--max-rejected" not in caplog.text
 
 
 def test_a_hundredth_may_be_left_out_unasked(tmp_path, caplog):
@@ -259,6 +271,33 @@ def test_one_split_is_appended_to(annotations, tmp_path, caplog):
     assert main(["verify", str(out), "--workers", "0"]) == 0
 
 
+@pytest.mark.parametrize("name", ["tr2", "out/tr2"])
+def test_a_copy_of_a_split_is_appended_to_by_itself(annotations, tmp_path, name):
+    assert build(annotations, tmp_path / "out", "--split", "train=1,val=1") == 0
+    before = tree(tmp_path / "out")
+    copied = shutil.copytree(tmp_path / "out/train", tmp_path / name)
+    assert appended(copied, more_annotations(tmp_path / "more", 10), tmp_path) == 0
+    assert load_manifest((copied / "manifest.json").read_bytes(), name="copy").samples == 9
+    after = tree(tmp_path / "out")
+    assert {name: after[name] for name in before} == before
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_new_annotations_may_name_their_keys(annotations, tmp_path, caplog):
+    """Also where the others have none: samples are called so, and get no further field."""
+    out = tmp_path / "out"
+    assert build(annotations, out) == 0
+    more = more_annotations(tmp_path / "more", 10, count=1, key="mine")
+    assert appended(out, more, tmp_path) == 0
+    (last,) = sorted(out.glob("*.tar"))[1:]
+    with ShardReader(last) as reader:
+        assert reader.members(0)[0].key == "mine"
+        assert "key" not in json.loads(reader.read(0)["json"])
+    assert appended(out, more, tmp_path) == 1
+    assert "key 'mine' is in the dataset already" in caplog.text
+    assert "key in the dataset (1): remove lines that were packed before; give" in caplog.text
+
+
 # --- relabel
 
 
@@ -329,6 +368,13 @@ def test_wrong_ratings_are_named_and_nothing_is_written(dataset, tmp_path, line,
     with pytest.raises(AnnotationError, match=message):
         relabel(str(dataset), path, label_range=(0, 1))
     assert tree(dataset) == before
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_wrong_ratings_are_counted_once(dataset, tmp_path, count):
+    lines = [{"key": f"gone-{number}", "labels": {}} for number in range(count)]
+    with pytest.raises(AnnotationError, match=f"^{count} of {count} lines of ratings cannot be us"):
+        relabel(str(dataset), ratings(tmp_path, *lines))
 
 
 def test_ratings_for_what_is_no_dataset_are_refused(tmp_path):
