@@ -263,7 +263,7 @@ def test_a_dataset_without_splits_is_refused(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(command("fit", shards / "train", tmp_path, "--mode=midi")) == 1
-    assert "--split" in capsys.readouterr().err
+    assert f"--data.shards {shards}" in capsys.readouterr().err
 
 
 class Diary(Callback):

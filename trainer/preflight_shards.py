@@ -1,5 +1,6 @@
 """Are the shards of a run there, where do they lie, and are they rated?"""
 
+import posixpath
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from shards.mounts import is_local
 from trainer.plan import Plan
 
 SPLITS = ("train", "val")
+_NAMES = (*SPLITS, "test")
+_SPLIT = "--split train=0.8,val=0.1,test=0.1 --group-by piece"
+_FEW = 0.1  # of the samples: what fewer have a rating of is hardly learnt
 _SLOW_S = 0.05  # to read a manifest: a disk takes a thousandth of a second, Drive 50-200
 
 
@@ -45,7 +49,7 @@ def open_splits(plan: Plan) -> tuple[dict[str, Opened], list[Finding]]:
             manifest = load_manifest(data, name=f"{url}/{NAME}")
         except FileNotFoundError:
             troubles.append(_missing(plan, split))
-            if _drive_is_away(plan.root):
+            if _drive_is_away(plan.root) or _exists(plan, f"{plan.root}/{NAME}"):
                 break  # the other split is away for the same reason
         except (DataError, OSError) as error:
             remedy = f"python -m packer verify {url}"
@@ -91,19 +95,24 @@ def _check_batches(plan: Plan, manifest: Manifest) -> Iterator[Finding]:
 
 
 def check_labels(plan: Plan, opened: Mapping[str, Opened]) -> Iterator[Finding]:
-    """Whether every dimension is rated in every split, and varies in training."""
+    """Whether every dimension is rated in every split, and varies in training.
+
+    That some samples lack a rating is as it should be, and told without a remedy.
+    """
     if "train" not in opened:
         return
     labels = opened["train"].manifest.labels
     names = plan.data["dimensions"] or list(labels)
     if not names:
-        text, remedy = "the training samples have no labels to learn", _relabel(plan)
+        text, remedy = "the training samples have no labels to learn", _rated_anew(plan)
         yield Finding("fail", "labels", text, remedy)
         return
     found = list(_judge_labels(plan, names, opened))
     yield from found
     if not found:
-        yield Finding("ok", "labels", f"{len(names)} dimensions: {', '.join(names)}")
+        manifest = opened["train"].manifest
+        told = (_counted(name, labels[name], manifest.samples) for name in names)
+        yield Finding("ok", "labels", f"{len(names)} dimensions: {', '.join(told)}")
 
 
 def _judge_labels(plan: Plan, names: list[str], opened: Mapping[str, Opened]) -> Iterator[Finding]:
@@ -114,7 +123,7 @@ def _judge_labels(plan: Plan, names: list[str], opened: Mapping[str, Opened]) ->
         if missing := [name for name in names if name not in rated]:
             text = f"{split} has no rating of {', '.join(missing)}; it has {', '.join(rated)}"
             kept = [name for name in names if name in rated] or rated
-            remedy = f"--data.dimensions [{','.join(kept)}]" if kept else _relabel(plan)
+            remedy = f"--data.dimensions [{','.join(kept)}]" if kept else _rated_anew(plan)
             yield Finding("fail", "labels", text, remedy)
             continue
         yield from _judge_each(plan, split, {name: labels[name] for name in names}, one.manifest)
@@ -124,10 +133,12 @@ def _judge_each(
     plan: Plan, split: str, labels: Mapping[str, LabelStats], manifest: Manifest
 ) -> Iterator[Finding]:
     samples = manifest.samples
-    if partly := {n: label.count for n, label in labels.items() if label.count < samples}:
-        counts = ", ".join(f"{name} {count}" for name, count in partly.items())
+    if few := {n: label.count for n, label in labels.items() if label.count < _FEW * samples}:
+        counts = ", ".join(f"{name} {count}" for name, count in few.items())
         text = f"of {samples} {split} samples, rated in {counts}; a missing label weighs nothing"
-        yield Finding("warn", "labels", text, _relabel(plan))
+        kept = ",".join(name for name in labels if name not in few)
+        without = f"--data.dimensions [{kept}]; or, once more are rated: " if kept else ""
+        yield Finding("warn", "labels", text, without + _rated_anew(plan))
     flat = [name for name, label in labels.items() if label.std == 0]
     if split == "train" and flat:
         text = f"{', '.join(flat)}: the same rating everywhere, nothing to learn"
@@ -140,17 +151,23 @@ def _missing(plan: Plan, split: str) -> Finding:
     url, subject = plan.url(split), f"{split} shards"
     if _drive_is_away(plan.root):
         return Finding("fail", subject, f"{plan.root}: Drive is not mounted", MOUNT_DRIVE)
-    build = (
-        f"python -m packer build ANNOTATIONS.jsonl --out {plan.root} "
-        "--split train=0.8,val=0.1,test=0.1 --group-by piece"
-    )
+    build = f"python -m packer build ANNOTATIONS.jsonl --out {plan.root} {_SPLIT}"
     if _exists(plan, f"{plan.root}/{NAME}"):
-        text = f"{plan.root} is one dataset without splits, not a folder of train/ and val/"
-        return Finding("fail", subject, text, build)
+        return _too_deep(plan, subject)
     if split == "val" and _exists(plan, f"{plan.url('train')}/{NAME}"):
         text = f"there is no val split at {url}; without one nothing tells when to stop"
         return Finding("fail", subject, text, f"{build} --overwrite  # or: --data.val_shards URL")
     return Finding("fail", subject, f"there is no {NAME} at {url}", build)
+
+
+def _too_deep(plan: Plan, subject: str) -> Finding:
+    """Of a dataset where the folder of the splits should be: it may be one of them."""
+    above = posixpath.dirname(plan.root) or "."
+    if posixpath.basename(plan.root) in _NAMES and _exists(plan, f"{above}/train/{NAME}"):
+        text = f"{plan.root} is one split; what is asked for is the folder above train/ and val/"
+        return Finding("fail", subject, text, f"--data.shards {above}")
+    text = f"{plan.root} is one dataset without splits, not a folder of train/ and val/"
+    return Finding("fail", subject, text, _built_beside(plan, "split"))
 
 
 def _exists(plan: Plan, url: str) -> bool:
@@ -163,5 +180,18 @@ def _drive_is_away(root: str) -> bool:
     return path.is_relative_to(DRIVE) and is_local(DRIVE)
 
 
-def _relabel(plan: Plan) -> str:
-    return f"python -m packer build ANNOTATIONS.jsonl --out {plan.root} --overwrite  # once rated"
+def _counted(name: str, label: LabelStats, samples: int) -> str:
+    return name if label.count == samples else f"{name} (rated in {label.count} of {samples})"
+
+
+def _rated_anew(plan: Plan) -> str:
+    """A model's scale is that of the packed labels, so new ones are packed."""
+    return _built_beside(plan, "rated")
+
+
+def _built_beside(plan: Plan, what: str) -> str:
+    """What makes a folder of splits beside the one that is there, which stays."""
+    url = f"{plan.root}-{what}"
+    return (
+        f"python -m packer build ANNOTATIONS.jsonl --out {url} {_SPLIT}, then --data.shards {url}"
+    )
