@@ -62,7 +62,7 @@ HEADLINES = (
     ("decoded clips, against webdataset", "streaming", "decoded: this loader / webdataset"),
     ("decoded clips, against FLAC", "streaming", "decoded / FLAC"),
     (
-        "three experiments of five epochs from a mounted Drive, against file by file",
+        "three experiments of five epochs from a mounted Drive, once packed, against file by file",
         "drive",
         "all experiments: file by file / this project, decoded",
     ),

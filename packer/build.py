@@ -23,6 +23,7 @@ from packer.report import Report, by_kind
 from packer.samples import read_samples
 from packer.spool import Spool, default_spool
 from packer.target import Target
+from shards.errors import ManifestError
 from shards.faults import Kind, Rejection
 from shards.manifest import NAME
 
@@ -82,7 +83,8 @@ def build(
         AnnotationError: if more than ``max_rejected`` cannot be packed; the rest is packed then.
             Before anything is written, if none can be packed, or a field is of two types; and for
             ``max_rejected`` already where another dataset would be replaced or appended to.
-        ManifestError: if ``out`` holds another dataset, or samples do not fit ``joined``.
+        ManifestError: if ``out`` holds another dataset or is a Python package, or samples do not
+            fit ``joined``.
         FetchError: if ``out`` cannot be written or is being written by another build, if the
             disk of ``spool`` has too little room, or if a cluster cannot be reached or does not
             see what this machine sees.
@@ -154,6 +156,10 @@ def _refuse_other_data(
 
     A dataset is not replaced by what is left where too much is left out.
     """
+    if (
+        "__init__.py" in target.names()
+    ):  # as ``--out shards`` would be, in a checkout of this project
+        raise ManifestError(f"{target.url} is a Python package: pack into another folder")
     others = other_datasets(target, [split for split in targets if split], overwrite=overwrite)
     if overwrite and (others or any(NAME in one.names() for one in targets.values())):
         report.check()

@@ -9,13 +9,13 @@ ALL = """examples:
 'python -m packer COMMAND --help' tells the options of a command, with examples.
 """
 BUILD = """examples:
-  python -m packer build annotations.jsonl --out shards --split train=0.8,val=0.1,test=0.1 \\
+  python -m packer build annotations.jsonl --out packed --split train=0.8,val=0.1,test=0.1 \\
       --group-by piece
-  python -m packer build annotations.jsonl --out shards --dry-run    check all, write nothing
+  python -m packer build annotations.jsonl --out packed --dry-run    check all, write nothing
   python -m packer build maestro-v3.0.0 --out gs://bucket/maestro --segment 10 --split-by split
   python -m packer build asap-dataset/metadata.csv --out asap --only midi
-  python -m packer build recordings/ --out shards --segment 30 --hop 15     pairs x.wav and x.mid
-  python -m packer build annotations.jsonl --out shards --rewrite /content/drive/MyDrive=/data
+  python -m packer build recordings/ --out packed --segment 30 --hop 15     pairs x.wav and x.mid
+  python -m packer build annotations.jsonl --out packed --rewrite /content/drive/MyDrive=/data
 
 ANNOTATIONS are JSON lines, such as {"audio_path": "audio/x.wav", "midi_path": "midi/x.mid",
 "start_time": 0.0, "end_time": 10.0, "labels": {"note_accuracy": 85.2}}; or the metadata of MAESTRO
@@ -24,22 +24,22 @@ of the same names. Everything is checked before anything is encoded. The same co
 where a build broke off.
 """
 APPEND = """examples:
-  python -m packer append shards/train more.jsonl
+  python -m packer append packed/train more.jsonl
 
 The new samples become further shards, packed with the options of the dataset. No key may be in it
 already, and no field be new.
 """
 RELABEL = """examples:
-  python -m packer relabel shards/train ratings.jsonl
-  python -m packer relabel shards ratings.jsonl --label-range 0:100     for all splits
+  python -m packer relabel packed/train ratings.jsonl
+  python -m packer relabel packed ratings.jsonl --label-range 0:100     for all splits
 
 LABELS are JSON lines, such as {"key": "audio-x-0", "labels": {"note_accuracy": 85.2}}. Train on
-them with make_pipeline(..., labels="shards/labels.jsonl"). The shards stay as they are.
+them with make_pipeline(..., labels="packed/labels.jsonl"). The shards stay as they are.
 """
 VERIFY = """examples:
-  python -m packer verify shards             all splits
+  python -m packer verify packed             all splits
   python -m packer verify gs://bucket/shards/train
-  python -m packer verify shards --repair annotations.jsonl     remake what is bad
+  python -m packer verify packed --repair annotations.jsonl     remake what is bad
 
 The exit status is 1 if anything is at fault.
 """
@@ -47,8 +47,8 @@ INDEX = """examples:
   python -m packer index /data/somebodys-tars
 """
 VIEW = """examples:
-  python -m packer view shards --out page.html          one file, to be sent around
-  python -m packer view shards --serve                  all samples, in this machine's browser
+  python -m packer view packed --out page.html          one file, to be sent around
+  python -m packer view packed --serve                  all samples, in this machine's browser
 """
 SAMPLE = """examples:
   python -m packer sample demo
@@ -56,5 +56,5 @@ SAMPLE = """examples:
 """
 RENDER = """examples:
   python -m packer render midi-only.jsonl --out rendered
-  python -m packer build rendered/annotations.jsonl --out shards
+  python -m packer build rendered/annotations.jsonl --out packed
 """

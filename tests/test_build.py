@@ -825,6 +825,18 @@ def test_splits_do_not_depend_on_where_the_corpus_lies(tmp_path):
     assert found[0] == found[1]
 
 
+def test_nothing_is_packed_into_a_package(tmp_path):
+    import corpus
+
+    path = corpus.write_annotations(tmp_path, samples=1)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "__init__.py").touch()
+    options = Options(sample_rate=corpus.SAMPLE_RATE, split={"train": 1.0})
+    with pytest.raises(ManifestError, match="is a Python package"):
+        build(path, str(tmp_path / "shards"), options=options, workers=0, progress=False)
+    assert [one.name for one in (tmp_path / "shards").iterdir()] == ["__init__.py"]
+
+
 def test_sources_of_other_content_are_another_dataset(tmp_path):
     import corpus
 

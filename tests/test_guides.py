@@ -78,7 +78,7 @@ def desk(recordings, tmp_path, monkeypatch) -> Path:
 
 def a_reader_of_the_faq(desk: Path) -> dict[str, Any]:
     """Has a packed dataset."""
-    command = "build annotations.jsonl --out shards --split train=0.8,val=0.2 --group-by piece"
+    command = "build annotations.jsonl --out packed --split train=0.8,val=0.2 --group-by piece"
     assert packer([*command.split(), "--workers", "0"]) == 0
     return {}
 

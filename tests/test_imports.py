@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import shards
+
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "shards": {"shards"},
@@ -58,3 +60,17 @@ def test_loading_does_not_load_encoders_or_references():
     """Nor a torchaudio or torchcodec that may not even import."""
     heavy = {"pretty_midi", "librosa", "audioread", "torchaudio", "torchcodec", "webdataset"}
     assert not loaded_by("loader") & heavy
+
+
+def test_folders_of_the_names_of_packages_hide_none_of_them(tmp_path):
+    """A user's ``shards/`` in the working folder, which Python looks through first."""
+    for name in ALLOWED:
+        (tmp_path / name).mkdir()
+    told = subprocess.run(
+        [sys.executable, "-c", f"import {', '.join(ALLOWED)}; print(shards.__version__)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.stdout.strip() == shards.__version__, told.stderr

@@ -209,6 +209,17 @@ def test_what_cannot_be_rated_is_one_line(
     assert not Path("out.jsonl").exists()
 
 
+def test_a_checkpoint_of_an_earlier_model_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    checkpoint(Path("model.ckpt"), "midi")
+    held = torch.load("model.ckpt", weights_only=True)
+    del held["hyper_parameters"]["wide_dropout"]
+    torch.save(held, "model.ckpt")
+    write_midi(tmp_path / "x.mid", onsets=np.array([0.0]))
+    assert run("--checkpoint", "model.ckpt", "x.mid", "--out", "out.jsonl") == 1
+    assert "an earlier model, without a wide path" in capsys.readouterr().err
+
+
 class Trap:
     """Unpickling it would run code."""
 

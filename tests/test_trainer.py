@@ -243,6 +243,7 @@ def test_a_checkpoint_is_validated_tested_and_refused_by_another_mode(
         (("--data.dimensions=[loud,bright]",), "bright"),
         (("--model.heads=3",), "model.heads"),
         (("--model.warmup_fraction=2",), "model.warmup_fraction"),
+        (("--model.wide_dropout=1.5",), "model.wide_dropout"),
         (("--model.audio_encoder=mert",), "model.audio_encoder must be mel or hf:NAME"),
         (("--model.audio_layers=[1]",), "model.audio_layers"),
     ],

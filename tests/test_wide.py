@@ -64,5 +64,14 @@ def test_figures_are_standardised_by_the_scale_that_a_checkpoint_carries():
 def test_figures_are_dropped_in_training_alone_and_of_all_nothing_is_learned(training: bool):
     made = wide(dropout=1.0).train(training)
     made(figures(), present([True] * 3, [True] * 3)).sum().backward()
-    weights = [path[2].weight.grad.any().item() for path in made.paths.values()]  # type: ignore
-    assert weights == [not training] * 2
+    learned = [parameter.grad.any().item() for parameter in made.parameters()]  # type: ignore
+    assert learned == [not training] * 2
+
+
+def test_figures_of_a_clip_that_has_next_to_nothing_count_as_far_and_no_farther():
+    made = wide()
+    del made.paths["midi"]
+    every = {"audio": torch.ones(1, dtype=torch.bool)}
+    far, farther = (made({"audio": torch.full((1, 3), x)}, every) for x in (5.0 + 2 * 4, 1e6))
+    assert far.any()
+    torch.testing.assert_close(far, farther)

@@ -1,4 +1,4 @@
-"""The rating models: encoders of audio, MIDI or both, and a head per dimension."""
+"""The rating models: encoders of audio, MIDI or both, a wide path, and a head per dimension."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ class RatingModel(nn.Module):
         return deep + wide
 
     def backbone(self) -> list[nn.Parameter]:
-        """The parameters of the encoders that are trained; all others are heads and fusion."""
+        """The parameters of the encoders that are trained; all others make ratings of them."""
         encoders = [encoder for encoder in (self.audio, self.midi) if encoder is not None]
         return [p for encoder in encoders for p in encoder.parameters() if p.requires_grad]
 

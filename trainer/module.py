@@ -82,8 +82,15 @@ class Rater(LightningModule):
             ImportError: the model takes audio, and torchaudio is not installed.
         """
         super().__init__()
-        if not 0.0 <= warmup_fraction <= 1.0:
-            raise ValueError(f"model.warmup_fraction must be in [0, 1], got {warmup_fraction}")
+        shares = {
+            "dropout": dropout,
+            "wide_dropout": wide_dropout,
+            "modality_dropout": modality_dropout,
+            "warmup_fraction": warmup_fraction,
+        }
+        for name, share in shares.items():
+            if not 0.0 <= share <= 1.0:
+                raise ValueError(f"model.{name} must be in [0, 1], got {share}")
         if dim < 1 or heads < 1 or dim % heads:
             raise ValueError(f"model.dim must be a multiple of model.heads, got {dim} and {heads}")
         # Not what only training needs, nor what is no plain value.
@@ -154,9 +161,14 @@ class Rater(LightningModule):
         """Refuse another mode's or other labels' weights by name, before torch does by shape.
 
         Raises:
-            ValueError: the checkpoint is not of this mode or not of these dimensions.
+            ValueError: the checkpoint is not of this mode, not of these dimensions, or of a model
+                without a wide path, as those were at first.
         """
         theirs, ours = checkpoint["hyper_parameters"], self.hparams
+        if "wide_dropout" not in theirs:
+            raise ValueError(
+                "the checkpoint is of an earlier model, without a wide path: train anew (--fresh)"
+            )
         if theirs["mode"] != ours["mode"]:
             raise ValueError(f"the checkpoint was trained with --mode {theirs['mode']}")
         if list(theirs["statistics"]) != list(ours["statistics"]):

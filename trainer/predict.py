@@ -22,7 +22,7 @@ from trainer.module import Rater
 from trainer.recordings import Recording, Window, batches, cut, pair
 
 _EXAMPLES = """examples:
-  python -m trainer predict --checkpoint runs/x/checkpoints/best.ckpt --shards shards/test \\
+  python -m trainer predict --checkpoint runs/x/checkpoints/best.ckpt --shards packed/test \\
       --out predictions.jsonl
   python -m trainer predict --checkpoint best.ckpt concert.wav concert.mid --out predictions.jsonl
   python -m trainer predict --checkpoint best.ckpt recordings/*.flac --hop 5 --out predictions.jsonl
@@ -91,6 +91,7 @@ def load_judge(checkpoint: Path, device: torch.device) -> Judge:
         held = torch.load(checkpoint, map_location="cpu", weights_only=True)
         options, weights = held["hyper_parameters"], held["state_dict"]
         rater = Rater(**options)
+        rater.on_load_checkpoint(held)
         rater.load_state_dict(weights)
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
         line = str(error).strip().partition("\n")[0] or type(error).__name__

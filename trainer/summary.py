@@ -35,7 +35,6 @@ _SINGLE = {
     "slow velocity": (0.4, 0.2),
     "slow gap": (0.2, 0.1),
 }
-BAND_FIGURES = 3
 NOTE_SCALE = (
     *(row[:2] for row in _POOLED.values()),
     *(row[2:] for row in _POOLED.values()),

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+_FARTHEST = 4.0
+
 
 class Wide(nn.Module):
     """A linear layer from each modality's figures to the ratings; the mean of those present.
@@ -35,7 +37,9 @@ class Wide(nn.Module):
         self.paths = nn.ModuleDict(
             {
                 name: nn.Sequential(
-                    _Standardise(scale), nn.Dropout(dropout), nn.Linear(len(scale), dimensions)
+                    _Standardise(scale),
+                    nn.Dropout(dropout),
+                    nn.Linear(len(scale), dimensions, bias=False),
                 )
                 for name, scale in scales.items()
             }
@@ -61,7 +65,11 @@ class Wide(nn.Module):
 
 
 class _Standardise(nn.Module):
-    """Figures to about mean 0 and deviation 1; buffers, so that a checkpoint keeps its scale."""
+    """Figures to about mean 0 and deviation 1; buffers, so that a checkpoint keeps its scale.
+
+    A clip of few notes has figures that are nothing of the kind: what is beyond ``_FARTHEST``
+    deviations counts as that.
+    """
 
     centre: Tensor
     spread: Tensor
@@ -73,4 +81,4 @@ class _Standardise(nn.Module):
         self.register_buffer("spread", spread)
 
     def forward(self, figures: Tensor) -> Tensor:
-        return (figures - self.centre) / self.spread
+        return ((figures - self.centre) / self.spread).clamp(-_FARTHEST, _FARTHEST)

@@ -40,7 +40,8 @@ def _counted(experiments: Experiments) -> str:
         f"Seconds of waiting for data: {experiments.samples} clips through {kind} with "
         f"{LATENCY_S * 1000:.0f} ms a request and {rate}, {experiments.step_s:g} s of training a "
         f"batch. \\* {experiments.part} samples, scaled up to all. Failing: from a mount on which "
-        f"every {FAILS_EVERY}th read is an I/O error."
+        f"every {FAILS_EVERY}th read is an I/O error. Packing, which reads every file through the "
+        "mount once, and what others do to bring the clips into their format, is not counted."
     )
 
 
