@@ -10,7 +10,8 @@ import soxr
 from numpy.typing import NDArray
 
 from loader.decoders import Decoder, Npy, decoders
-from loader.fast_decoders import COUNTED_AT_ONCE, CutOffError, Data
+from loader.fast_decoders import COUNTED_AT_ONCE, Data
+from shards.chunks import require_whole
 from shards.errors import DecodeError
 from shards.pcm import (
     HIGHEST_RATE,
@@ -100,12 +101,13 @@ def _try_each(
     """What the first decoder that succeeds makes of a file.
 
     Raises:
-        DecodeError: if none does; the message says what each found.
+        DecodeError: if it is cut off, or none does; the message says what each found.
     """
     if extension.endswith("npy"):
         samples = Npy(data, stored_rate)
         _require_possible(samples)
         return action(samples)
+    require_whole(data)
     tried = []
     for name, opener in decoders(extension):
         try:
@@ -114,8 +116,6 @@ def _try_each(
                 return action(decoder)
         except DecodeError as error:
             tried.append(f"{name}: {error}")
-            if isinstance(error, CutOffError):
-                break
     raise DecodeError("; ".join(tried))
 
 

@@ -14,12 +14,6 @@ Data = bytes | memoryview
 COUNTED_AT_ONCE = 65536  # frames
 
 _ffi, _lib = miniaudio.ffi, miniaudio.lib
-_RIFF_BYTES, _CHUNK_HEAD_BYTES = 12, 8
-_STREAMED_BYTES = 0x7FFF0000  # from here on a WAV's size is a word for not knowing it
-
-
-class CutOffError(DecodeError):
-    """A file ends before its header says; another decoder would take what is there for all."""
 
 
 def copy_samples(samples: NDArray[np.int16], out: NDArray[Any]) -> int:
@@ -97,7 +91,6 @@ class Flac(_Fast):
 
 class Wav(_Fast):
     def __init__(self, data: Data) -> None:
-        _require_whole_wav(data)
         self._data = _ffi.from_buffer(data)
         wav = _ffi.new("ma_dr_wav *")
         if not _lib.ma_dr_wav_init_memory(wav, self._data, len(data), _ffi.NULL):
@@ -121,22 +114,6 @@ class Mp3(_Fast):
 
     def close(self) -> None:
         _lib.ma_dr_mp3_uninit(self._handle)
-
-
-def _require_whole_wav(data: Data) -> None:
-    """Refuse a WAV that ends within its samples; decoders take what is there for all of it.
-
-    Raises:
-        CutOffError: with what is declared.
-    """
-    start = _RIFF_BYTES if bytes(data[:4]) == b"RIFF" else len(data)
-    while start + _CHUNK_HEAD_BYTES <= len(data):
-        name = bytes(data[start : start + 4])
-        size = int.from_bytes(data[start + 4 : start + 8], "little")
-        stop = start + _CHUNK_HEAD_BYTES + size
-        if name == b"data" and len(data) < stop and size < _STREAMED_BYTES:
-            raise CutOffError(f"holds {len(data)} bytes where its header declares {stop}")
-        start = stop + size % 2
 
 
 FAST: dict[str, Callable[[Data], Any]] = {"flac": Flac, "wav": Wav, "mp3": Mp3}

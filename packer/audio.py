@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from packer.interrupt import held_back
 from packer.ogg import set_serial
 from packer.patience import PatientFile, patiently
+from shards.chunks import require_whole, require_whole_file
 from shards.errors import DecodeError, FetchError
 from shards.npy import typed_npy_view
 from shards.pcm import PLAUSIBLE
@@ -147,13 +148,16 @@ def probe_audio(path: Path) -> AudioInfo:
     """Read a recording's header.
 
     Raises:
-        DecodeError: if the file is missing, empty, or no recording.
+        DecodeError: if the file is missing, empty, cut off, or no recording.
         FetchError, OSError: if it cannot be read.
     """
     size = _require_file(path)
     try:
         with PatientFile(path) as source, SequentialFile(source) as file:
             info = AudioInfo(file.samplerate, file.frames, size)
+            require_whole_file(source.read_at, size)
+    except DecodeError as error:
+        raise DecodeError(f"{path}: {error}") from None
     except soundfile.LibsndfileError as error:
         raise DecodeError(f"{path}: not a readable recording: {error.error_string}") from error
     if info.frames <= 0:
@@ -208,6 +212,7 @@ def measure(data: bytes, extension: str) -> tuple[int, int | None]:
     try:
         if extension == NPY:
             return len(typed_npy_view(data, dtype=np.int16)), None
+        require_whole(data)
         with held_back(), SequentialFile(BytesIO(data)) as file:
             if file.frames > PLAUSIBLE * len(data):
                 raise DecodeError(f"declares {file.frames} frames in {len(data)} bytes")

@@ -49,6 +49,12 @@ class PatientFile(FileIO):
             got += more
         return got
 
+    def read_at(self, offset: int, count: int) -> bytes:
+        """So many bytes from an offset on, or the rest; raises as ``readinto`` does."""
+        self.seek(offset)
+        data = bytearray(count)
+        return bytes(data[: self.readinto(data)])
+
 
 def _pause(seconds: float) -> None:
     """Wait, unless an interrupt came."""

@@ -267,6 +267,16 @@ def test_audio_that_ends_early_is_found_in_every_codec(tmp_path, codec):
     assert "audio d" in _damaged(tmp_path, codec, cut, audio=codec)
 
 
+@pytest.mark.parametrize("more", [2, 20_000])
+def test_a_wav_that_ends_within_its_samples_is_found(tmp_path, more):
+    """libsndfile takes what is there for all of it, and as many frames are annotated."""
+
+    def cut(data: bytes) -> bytes:
+        return data[:40] + struct.pack("<I", len(data) - 44 + more) + data[44:]
+
+    assert "bytes where its header declares" in _damaged(tmp_path, "wav", cut, audio="copy")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
