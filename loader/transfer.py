@@ -21,6 +21,7 @@ from shards.errors import CacheError, FetchError
 from shards.protocols import missing_package
 
 CHUNK_BYTES = 4 << 20
+_FIRST_BYTES = 512 << 10  # asked for at first, when nobody knows how slow the link is
 _LEAST_BYTES = 64 << 10
 _LARGEST_BYTES = 2 << 30  # of a manifest, an index or ratings: 20 million shards
 _LARGEST_REMOTE_BYTES = 256 << 20  # of the same: a server may send anything
@@ -179,8 +180,18 @@ def part_path(target: Path, size: int | None) -> Path:
     return target.with_name(f"{target.name}.{size or 0}.part")
 
 
+def next_bytes(got: int, seconds: float) -> int:
+    """How much to ask for next: what comes in half the time after which a fetch counts as stalled.
+
+    Args:
+        got: bytes that came last, in so many ``seconds``; at most twice as many are next.
+    """
+    in_time = int(got * PATIENCE.aside_s / 2 / max(seconds, 1e-6))
+    return min(max(min(2 * got, in_time), _LEAST_BYTES), CHUNK_BYTES)
+
+
 class _Source:
-    """A file to copy. The more attempts fail in a row, the less it asks for at once."""
+    """A file to copy. The slower it comes, and the more fails, the less it asks for at once."""
 
     def __init__(
         self,
@@ -197,7 +208,7 @@ class _Source:
         self._size = size
         # spares asking for it first; a longer file would end there, which a hash alone tells
         self._known = {"size": size} if size and hashed and _is_http(self._fs) else {}
-        self._chunk_bytes = CHUNK_BYTES
+        self._chunk_bytes = min(_FIRST_BYTES, CHUNK_BYTES)
 
     def version(self) -> str:
         """Which version of it lies there now; empty if nothing tells.
@@ -272,12 +283,13 @@ class _Source:
         return digest.hexdigest()
 
     def _read(self, source: WatchedFile) -> bytes:
+        began = time.monotonic()
         try:
             data = source.read(self._chunk_bytes)
         except OSError:
             self._chunk_bytes = max(self._chunk_bytes // 4, min(_LEAST_BYTES, CHUNK_BYTES))
             raise
-        self._chunk_bytes = min(2 * self._chunk_bytes, CHUNK_BYTES)
+        self._chunk_bytes = next_bytes(len(data), time.monotonic() - began)
         return data
 
 

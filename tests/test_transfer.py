@@ -1,10 +1,15 @@
 """One file, from where it is to the cache: retried, continued, and refused with a remedy."""
 
+import time
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import ClassVar
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from web import serve
 
 from loader import make_pipeline, transfer
@@ -130,6 +135,64 @@ def test_what_comes_is_hashed_as_it_passes(tmp_path, target, monkeypatch):
     monkeypatch.setattr(transfer.hashlib, "file_digest", None)
     transfer.transfer(str(tmp_path / "a.tar"), target, size=len(DATA), sha256=HASH)
     assert target.read_bytes() == DATA
+
+
+class SlowFiles(MemoryFileSystem):
+    """Files in memory, of which so many bytes come in a second."""
+
+    protocol, cachable = "slow", False
+    store: ClassVar[dict] = {}
+    rate, asked = 2 << 20, list[int]()
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.removeprefix("slow://").lstrip("/")
+
+    def _open(self, path, mode="rb", **options):
+        file = super()._open(path, mode, **options)
+        read = file.read
+        if mode == "rb":
+            file.read1 = lambda size: self._slowly(read(size))
+        return file
+
+    def _slowly(self, data: bytes) -> bytes:
+        time.sleep(len(data) / self.rate)
+        self.asked.append(len(data))
+        return data
+
+
+@pytest.fixture
+def slow() -> Iterator[type[SlowFiles]]:
+    fsspec.register_implementation("slow", SlowFiles, clobber=True)
+    yield SlowFiles
+    SlowFiles.store.clear()
+    SlowFiles.asked.clear()
+
+
+def test_of_a_slow_link_so_little_is_asked_that_it_does_not_look_stalled(slow, target, monkeypatch):
+    """Others would come beside a shard that a reader waits for, and share the link."""
+    monkeypatch.setattr(PATIENCE, "aside_s", 0.5)
+    slow().pipe_file("/a.tar", DATA[: 3 << 19])
+    came: list[int] = []
+    transfer.transfer("slow://a.tar", target, gate=came.append)
+    assert target.read_bytes() == DATA[: 3 << 19]
+    assert came == [size for size in slow.asked if size]
+    assert max(came) <= slow.rate * PATIENCE.aside_s / 2
+
+
+@pytest.mark.parametrize(
+    ("got", "seconds", "then"),
+    [
+        (512 << 10, 0.0, 1 << 20),
+        (4 << 20, 0.1, 4 << 20),
+        (1 << 20, 1.0, 2 << 20),
+        (1 << 20, 5.0, 1 << 19),
+        (1 << 20, 2.5, 1 << 20),
+        (1000, 60.0, 64 << 10),
+    ],
+)
+def test_what_is_asked_for_next_comes_in_half_the_time_of_a_stall(got, seconds, then):
+    assert transfer.next_bytes(got, seconds) == then
 
 
 @pytest.mark.parametrize("left", [DATA[:1000], b"x" + DATA[1:1000], DATA, b"x" + DATA[1:]])
