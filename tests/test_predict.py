@@ -187,6 +187,14 @@ def test_all_of_a_recording_lies_in_a_window(seconds: float, expected: list[floa
         ("midi", ["x.mid", "--device", "gpu9"], "--device gpu9: "),
         ("midi", ["x.mid", "--device", "cuda:99"], "--device cuda:99: "),
         ("audio", ["x.wav", "x.flac"], "the same recording"),
+        ("midi", ["folder"], "folder: is a folder; name the files in it, as in folder/*.flac"),
+        ("midi", ["x.mid", "--out", "folder"], "--out folder: is a folder; name a file in it"),
+        (
+            "midi",
+            ["x.mid", "--out", "x.mid/a.jsonl"],
+            "a.jsonl: cannot be written: Not a directory",
+        ),
+        ("midi", ["none.mid", "--out", "/proc/a.jsonl"], "--out /proc/a.jsonl: cannot be written"),
     ],
 )
 def test_what_cannot_be_rated_is_one_line(
@@ -204,8 +212,11 @@ def test_what_cannot_be_rated_is_one_line(
         write_sound(tmp_path / name, seconds=0.5)
     for name in ("damaged.mid", "damaged.wav"):
         (tmp_path / name).write_bytes(b"no such thing")
+    Path("folder").mkdir()
     assert run("--checkpoint", "model.ckpt", "--out", "out.jsonl", *arguments) == 1
-    assert said in capsys.readouterr().err
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert said in line
+    assert "BytesIO" not in line
     assert not Path("out.jsonl").exists()
 
 
@@ -227,7 +238,7 @@ class Trap:
         return (Path("sprung").touch, ())
 
 
-@pytest.mark.parametrize("content", ["missing", "empty", "tensors", "code"])
+@pytest.mark.parametrize("content", ["missing", "empty", "text", "tensors", "code"])
 def test_a_file_that_is_no_checkpoint_is_refused_and_runs_nothing(
     content: str,
     tmp_path: Path,
@@ -238,8 +249,12 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_runs_nothing(
     write_midi(tmp_path / "x.mid", onsets=np.array([0.0]))
     if content == "empty":
         Path("model.ckpt").touch()
+    elif content == "text":
+        Path("model.ckpt").write_text('{"audio_path": "x.wav"}\n')
     elif content != "missing":
         torch.save({"x": torch.ones(1) if content == "tensors" else Trap()}, "model.ckpt")
     assert run("--checkpoint", "model.ckpt", "x.mid", "--out", "out.jsonl") == 1
-    assert "model.ckpt" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "model.ckpt" in said
+    assert "weights_only" not in said, "how to run its code all the same"
     assert not Path("sprung").exists()

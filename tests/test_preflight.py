@@ -282,6 +282,8 @@ def test_a_wrong_key_names_the_one_that_was_meant(shards, tmp_path):
     assert "data.batch_size" in found["config"].remedy
     found = bad(looked([*options(shards, tmp_path), "--earlystopping=3"]))
     assert found["config"].remedy == "write early_stopping instead"
+    found = bad(looked([*options(shards, tmp_path), "--data.shard=elsewhere"]))
+    assert found["config"].remedy == "write data.shards instead"
     found = bad(looked([*options(shards, tmp_path), "--model.heads=many"]))
     assert "model.heads" in found["config"].text
 

@@ -167,6 +167,7 @@ def test_every_config_loads_in_every_mode(
     ("option", "path"),
     [
         ("--data.batchsize=3", "data.batchsize"),
+        ("--data.batch=3", "data.batch"),  # short for data.batch_size, and no key
         ("--model.heads=many", "model.heads"),
         ("--mode=video", "mode"),
         ("--data.crop=end", "data.crop"),
@@ -181,6 +182,16 @@ def test_unknown_keys_and_wrong_types_are_refused_by_path(
         main(["fit", "--config", str(ROOT / "configs" / "demo.yaml"), option])
     assert end.value.code == 2
     assert path in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["fit", "test"])
+def test_an_option_that_is_missing_is_named_as_it_is_written(
+    name: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as end:
+        main([name])
+    assert end.value.code == 2
+    assert "required: --data.shards\n" in capsys.readouterr().err
 
 
 def test_a_config_file_with_an_unknown_key_is_refused(

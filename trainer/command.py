@@ -1,10 +1,11 @@
 """fit, validate and test: configs checked as a whole at the door, and the defaults of a run."""
 
+import re
 import sys
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from lightning.pytorch import Trainer
@@ -31,6 +32,8 @@ from trainer.stopping import Stopped, StopSignals
 from trainer.trial import options_of
 
 _RUNS = Path("runs")
+# How the parser names an option that is missing, behind its command or not.
+_REQUIRED = re.compile(r"(arguments are required: )(?:(?:fit|validate|test)\.)?(?=\w)")
 _OTHER_MODEL = "Error(s) in loading state_dict"  # as PyTorch says it
 
 
@@ -43,6 +46,13 @@ def main(name: str, argv: list[str]) -> int:
             if not stopped.told:
                 print(f"{name}: stopped by {stopped} before it began", file=sys.stderr)
             return stopped.status
+
+
+class _Parser(LightningArgumentParser):
+    """Names options as they are written, without the command that they belong to."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        super().error(_REQUIRED.sub(r"\1--", message), ex)
 
 
 class Command(LightningCLI):
@@ -70,6 +80,7 @@ class Command(LightningCLI):
             signals: what ends a fit after its step.
         """
         prog = f"python -m trainer {name}".strip()
+        whole = {"prog": prog, "allow_abbrev": False}  # a key that is cut short is unknown
         self.signals = signals or StopSignals()
         self.folder: RunFolder
         self._name = args[0] if run else name
@@ -80,7 +91,8 @@ class Command(LightningCLI):
                 args=args,
                 run=run,
                 seed_everything_default=0,
-                parser_kwargs={"prog": prog} if run else {"prog": prog, "description": None},
+                parser_kwargs=whole if run else whole | {"description": None},
+                parser_class=_Parser,
                 save_config_callback=None,
                 auto_configure_optimizers=False,
                 # A checkpoint holds plain values only, so that loading one runs no code.

@@ -1,11 +1,28 @@
 """A local disk that is full, or read-only for a while, costs a file and not the run."""
 
 import logging
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path("/"))
+
+
+def try_writing(folder: Path) -> None:
+    """Write something where a folder is to be; nothing stays.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    with tempfile.NamedTemporaryFile(dir=nearest(folder)) as file:
+        file.write(b"0")
+        file.flush()
 
 
 class Attempt:

@@ -51,8 +51,8 @@ def run(action: Callable[[], object]) -> int:
         action()
     except (DataError, OutOfMemoryError, MisconfigurationException) as error:
         return _fail(error)
-    except pickle.UnpicklingError as error:
-        return _fail(ValueError(f"{_NO_CHECKPOINT}: {str(error).splitlines()[0]}"))
+    except pickle.UnpicklingError:  # which would say how to load it nevertheless
+        return _fail(ValueError(_NO_CHECKPOINT))
     except (ValueError, ImportError) as error:  # a bug, or a library's, ends in a traceback
         if not raised_by_us(error.__traceback__):
             raise

@@ -4,6 +4,7 @@ import argparse
 import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from loader import make_pipeline
 from loader.disk import write_whole
 from shards.commands import Help, json_object
 from trainer.data import FIELDS
+from trainer.disk import try_writing
 from trainer.failures import run
 from trainer.models import Batch, Mode
 from trainer.module import Rater
@@ -93,7 +95,9 @@ def load_judge(checkpoint: Path, device: torch.device) -> Judge:
         rater = Rater(**options)
         rater.on_load_checkpoint(held)
         rater.load_state_dict(weights)
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+    except pickle.UnpicklingError as error:  # which would say how to load it nevertheless
+        raise ValueError(f"{checkpoint}: no checkpoint of this trainer") from error
+    except (RuntimeError, KeyError, TypeError, EOFError) as error:
         line = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"{checkpoint}: no checkpoint of this trainer: {line}") from error
     fed = held.get("datamodule_hyper_parameters", {})
@@ -165,14 +169,34 @@ def _predict(args: argparse.Namespace) -> None:
             raise ValueError(f"{name} must be positive, got {value}")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
+    with _kept(args.out):  # before hours of work
+        try_writing(args.out.parent)
     judge = load_judge(args.checkpoint, _device(args.device))
     if args.shards:
         lines = rate_shards(judge, args.shards, args)
     else:
         lines = rate_recordings(judge, pair(args.files, mode=judge.mode), args)
     text = [json.dumps(line, ensure_ascii=False) for line in lines]
-    write_whole(args.out, "".join(f"{line}\n" for line in text).encode())
+    with _kept(args.out):
+        write_whole(args.out, "".join(f"{line}\n" for line in text).encode())
     print(f"{len(text)} rated by a model of {judge.mode}: {args.out}")
+
+
+@contextmanager
+def _kept(out: Path) -> Iterator[None]:
+    """While something is written where the predictions are to lie.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    if out.is_dir():
+        raise ValueError(f"--out {out}: is a folder; name a file in it, as in {out}/ratings.jsonl")
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"--out {out}: cannot be written: {error.strerror}; name a file in a folder of yours"
+        ) from error
 
 
 def _device(name: str | None) -> torch.device:

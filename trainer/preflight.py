@@ -36,6 +36,7 @@ def main(name: str, argv: Sequence[str]) -> int:
         description=__doc__,
         epilog=_EXAMPLES,
         formatter_class=Help,
+        allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="for scripts")
     own, arguments = parser.parse_known_args(argv)

@@ -164,7 +164,7 @@ def _by_soundfile(data: bytes) -> tuple[NDArray[np.float32], int]:
     try:
         frames, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise DecodeError(f"soundfile: {error}") from error
+        raise DecodeError(f"soundfile: {error.error_string}") from error
     return mix_down(frames), int(rate)
 
 

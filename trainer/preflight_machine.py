@@ -1,7 +1,6 @@
 """Does the machine have what a run asks for: a GPU, torchaudio, room, a folder to write to?"""
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from loader.places import DRIVE, MOUNT_DRIVE, judge_cache
 from loader.room import held_bytes
 from loader.source import open_source
 from shards.mounts import file_system, is_local, on_colab
+from trainer.disk import nearest, try_writing
 from trainer.plan import Plan
 from trainer.preflight_shards import Opened, local_path
 
@@ -96,7 +96,7 @@ def judge_cache_room(folder: Path, needed: int, *, least: int) -> Finding:
         needed: for every epoch after the first to fetch nothing.
         least: in use at the same time.
     """
-    there = _existing(folder)
+    there = nearest(folder)
     disk, held = shutil.disk_usage(there), held_bytes(folder)
     if not is_local(there):
         sizes = {"free_bytes": disk.free, "total_bytes": disk.total}
@@ -113,7 +113,7 @@ def judge_cache_room(folder: Path, needed: int, *, least: int) -> Finding:
 
 def judge_checkpoints(folder: Path, needed: int) -> Finding:
     """Whether a folder's disk has so many bytes left."""
-    there = _existing(folder)
+    there = nearest(folder)
     free = shutil.disk_usage(there).free
     text = _room(needed, free, folder)
     if free >= needed + _margin(there):
@@ -128,11 +128,8 @@ def check_folder(plan: Plan) -> Iterator[Finding]:
         text = f"{plan.folder}: Drive is not mounted, and the run would be lost with this machine"
         yield Finding("fail", "run folder", text, MOUNT_DRIVE)
         return
-    there = _existing(plan.folder)
     try:
-        with tempfile.NamedTemporaryFile(dir=there) as file:
-            file.write(b"0")
-            file.flush()
+        try_writing(plan.folder)
     except OSError as error:
         text = f"{plan.folder} cannot be written: {error.strerror}"
         yield Finding("fail", "run folder", text, "--out /a/folder/of/yours")
@@ -141,13 +138,8 @@ def check_folder(plan: Plan) -> Iterator[Finding]:
 
 
 def _room(needed: int, free: int, folder: Path) -> str:
-    kind = file_system(_existing(folder))
+    kind = file_system(nearest(folder))
     return f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} free at {folder} ({kind})"
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    return next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path("/"))
 
 
 def _margin(folder: Path) -> int:

@@ -1,5 +1,6 @@
 """Whole recordings given by path: audio and MIDI of one name together, cut into windows."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from trainer.models import Batch, Mode
 
 AUDIO_SUFFIXES = tuple(f".{name}" for name in AUDIO if "." not in name)
 MIDI_SUFFIXES = (".mid", ".midi")
+_BUFFER = re.compile(r"<_io\.BytesIO object at \w+>")  # what a decoder calls the file's bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ def starts(seconds: float, *, window_s: float, hop_s: float) -> list[float]:
 
 
 def _kind(path: Path) -> str:
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name the files in it, as in {path}/*.flac")
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     suffix = path.suffix.lower()
@@ -120,7 +124,7 @@ def _decode(path: Path | None, sample_rate: int) -> np.ndarray | None:
     try:
         return decode_whole(path.read_bytes(), path.suffix.lower()[1:], sample_rate=sample_rate)
     except DecodeError as error:
-        raise DecodeError(f"{path}: {error}") from error
+        raise DecodeError(f"{path}: {_BUFFER.sub('it', str(error))}") from error
 
 
 def _parse(path: Path | None) -> tuple[Any, float]:
