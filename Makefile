@@ -50,7 +50,7 @@ audit: $(VENV)/.installed
 
 # One venv for all of it. torch comes first, by itself: nothing that follows may replace it.
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
-	@echo "Installing PyTorch and the rest into $(VENV): once, some minutes ..."
+	@echo "Installing PyTorch and the rest into $(VENV), some 2 GB: once, some minutes ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[trainer,test,docs]'
