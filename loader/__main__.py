@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loader.cache import default_folder
-from shards.commands import Commands, add_command, json_object, plain, run_command
+from shards.commands import Commands, add_command, json_object, plain, run_command, size
 
 log = logging.getLogger("loader")
 
@@ -116,6 +116,10 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
+def _bytes(text: str) -> int:
+    return int(text) if text.isdecimal() else size(text)
+
+
 def _folder(text: str) -> Path:
     if "://" in text:
         raise argparse.ArgumentTypeError(
@@ -143,7 +147,8 @@ def _add_stage(commands: Commands) -> None:
     add = add_command(commands, "stage", _stage, text, examples=_STAGE_EXAMPLES).add_argument
     add("url", metavar="URL", help="a dataset: a folder with a manifest, or tars")
     add("--cache-dir", type=Path, default=default_folder(), help="on a local disk")
-    add("--cache-bytes", type=int, help="limit; default: half of what is free")
+    text = "limit, such as 50GB; default: half of what is free"
+    add("--cache-bytes", type=_bytes, metavar="SIZE", help=text)
     add("--subset", type=int, metavar="N", help="only the shards of the first N samples")
     add("--storage-options", type=json_object, metavar="JSON", help="passed to fsspec")
 

@@ -17,6 +17,7 @@ from loader.pipeline import Pipeline
 from loader.recipe import AudioDtype, Crop, MidiForm, Recipe, Transform
 from loader.relabel import read_labels
 from loader.settings import Settings
+from shards.units import in_words
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +139,11 @@ def make_pipeline(
         subset=subset,
         verify_hash=verify_hash,
     )
+    if labels is not None and not isinstance(labels, str | Path):
+        raise ValueError(
+            f"labels must be the URL of a file of ratings, got {labels!r}; those that were packed "
+            'are read without it, or with fields=["labels"] alone'
+        )
     with ExitStack() as undone:
         undone.callback(opened.store.close)
         _warn(opened, shuffle, subset)
@@ -193,7 +199,7 @@ def _warn(opened: Datasets, shuffle: Shuffle, subset: int | None) -> None:
 def _compare_window(window_bytes: float, cache_bytes: int) -> None:
     if window_bytes > cache_bytes:
         log.warning(
-            "shuffle mixes shards of %.1f MB, more than the %.1f MB that the cache may have: they "
+            "shuffle mixes shards of %s, more than the %s that the cache may have: they "
             "are fetched several times an epoch; raise cache_bytes or lower shuffle",
-            *(window_bytes / 1e6, cache_bytes / 1e6),
+            *map(in_words, (window_bytes, cache_bytes)),
         )

@@ -1,5 +1,6 @@
 """What datasets hold, and which fields and labels of it are asked for."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,9 @@ from loader.recipe import FIELDS, Recipe, audio_extension, midi_extension
 from loader.relabel import LabelTable
 from loader.source import Source
 from loader.store import ShardStore
+from shards.hints import hint_at_labels, hint_at_members
+
+log = logging.getLogger(__name__)
 
 
 def contents(
@@ -31,7 +35,13 @@ def contents(
 def choose_fields(asked: Sequence[str] | None, present: set[str]) -> tuple[str, ...]:
     """Those asked for, or all but the JSON; raise ValueError if one is not there."""
     if asked is None:
-        return tuple(name for name in ("audio", "midi", "labels") if name in present)
+        chosen = tuple(name for name in ("audio", "midi", "labels") if name in present)
+        if not chosen:
+            raise ValueError(
+                "the dataset has neither audio, MIDI nor labels; what a member is, all behind the "
+                "first dot of its name tells, as in KEY.flac, KEY.mid and KEY.json"
+            )
+        return chosen
     if isinstance(asked, str):
         raise ValueError(f"fields must be a list of names, got {asked!r}")
     if missing := [name for name in asked if name in FIELDS and name not in present]:
@@ -63,6 +73,9 @@ def _source_contents(
         members = {member.extension: member for member in reader.members(0)}
         example = read_example(reader, 0, Recipe(("json",), ()), Scratch())
     labels = list(example.meta.labels)
+    for hint in (hint_at_members(example.key, members), hint_at_labels(example.meta.record)):
+        if hint:
+            log.warning("%s: sample %r: %s", source.name, example.key, hint)
     found = {
         "audio": audio_extension(members) is not None,
         "midi": midi_extension(members) is not None,

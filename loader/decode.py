@@ -208,7 +208,8 @@ class BatchDecoder:
             raise MendedError
         shard = self._store.shards[number].url
         if not self._skip_errors:
-            raise DecodeError(f"{shard}: sample {key!r}: {error}") from error
+            named = DecodeError(f"{shard}: sample {key!r}: {error}")
+            raise named.with_traceback(error.__traceback__) from error.__cause__
         return Skipped(key, shard, str(error))
 
     def _frames(self, facts: dict[int, Facts]) -> int:

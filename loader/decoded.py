@@ -33,6 +33,7 @@ from shards.notes import read_notes
 from shards.npy import npy_bytes
 from shards.reader import ShardReader
 from shards.tar import END_OF_ARCHIVE, sample_bytes
+from shards.units import in_words
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +70,9 @@ def worth_keeping(size_bytes: int, cache: ShardCache, *, raw_bytes: int) -> bool
     """
     if size_bytes + raw_bytes > cache.limit_bytes:
         log.warning(
-            'cache="decoded": %.1f GB of decoded audio beside %.1f GB of shards are more than the '
-            "%.1f GB that the cache may have: shards are kept as they come; raise cache_bytes",
-            *(size_bytes / 1e9, raw_bytes / 1e9, cache.limit_bytes / 1e9),
+            'cache="decoded": %s of decoded audio beside %s of shards are more than the '
+            "%s that the cache may have: shards are kept as they come; raise cache_bytes",
+            *map(in_words, (size_bytes, raw_bytes, cache.limit_bytes)),
         )
         return False
     if size_bytes <= free_memory():
@@ -80,9 +81,9 @@ def worth_keeping(size_bytes: int, cache: ShardCache, *, raw_bytes: int) -> bool
     if rate >= _DECODED_BYTES_PER_S:
         return True
     log.warning(
-        'cache="decoded": %.1f GB of decoded audio do not fit into memory, and %s reads %.0f MB/s, '
+        'cache="decoded": %s of decoded audio do not fit into memory, and %s reads %.0f MB/s, '
         "slower than decoding: shards are kept as they come",
-        *(size_bytes / 1e9, cache.folder, rate / 1e6),
+        *(in_words(size_bytes), cache.folder, rate / 1e6),
     )
     return False
 

@@ -17,6 +17,7 @@ from loader.order import hash_key
 from loader.recipe import Recipe, audio_extension, is_audio, midi_extension
 from loader.tokens import octuple
 from shards.errors import DecodeError, ShardError
+from shards.hints import hint_at_members, listed
 from shards.keys import key_hash
 from shards.notes import COLUMNS, Notes, read_notes
 from shards.npy import npy_view
@@ -203,7 +204,9 @@ def _audio_member(members: Sequence[Member]) -> Member:
     found = {member.extension: member for member in members}
     extension = audio_extension(found)
     if extension is None:
-        raise DecodeError(f"has no audio; its members: {', '.join(found) or 'none'}")
+        hint = hint_at_members(members[0].key, found)
+        reason = f"has no audio; its members: {listed(found)}"
+        raise DecodeError(f"{reason}; {hint}" if hint else reason)
     return found[extension]
 
 
@@ -257,7 +260,7 @@ def _midi(example: Example, recipe: Recipe, start: int) -> tuple[NDArray[Any], i
     """Tokens or notes of the window, and how many notes were left out."""
     extension = midi_extension(example.members)
     if extension is None:
-        raise DecodeError(f"has no MIDI; its members: {', '.join(example.members) or 'none'}")
+        raise DecodeError(f"has no MIDI; its members: {listed(example.members)}")
     notes = _notes(example, extension, recipe, start)
     kept = notes.table[: recipe.max_notes]
     if recipe.midi == "notes":

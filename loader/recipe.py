@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 from shards.members import AUDIO, MIDI
@@ -46,6 +47,11 @@ class Recipe:
         for name in self.fields:
             _require(name in FIELDS, f"fields must be of {FIELDS}, got {name!r}")
         _require(bool(self.fields), "fields is empty: name at least one")
+        for name in ("sample_rate", "clip_seconds", "max_notes"):
+            given = getattr(self, name)
+            is_number = isinstance(given, Real) and not isinstance(given, bool)
+            optional = name == "clip_seconds" and given is None
+            _require(is_number or optional, f"{name} must be a number, got {given!r}")
         _require(self.sample_rate > 0, f"sample_rate must be positive, got {self.sample_rate}")
         clip = self.clip_seconds
         fits = clip is None or (clip > 0 and round(clip * self.sample_rate) > 0)

@@ -18,6 +18,7 @@ from loader.patience import retry, within
 from loader.transfer import open_url
 from loader.version import version_of
 from shards.errors import FetchError, ManifestError
+from shards.hints import COMPRESSED, UNPACK
 from shards.manifest import NAME, Manifest, ShardInfo, ShardTable
 
 Options = dict[str, Any] | None
@@ -126,6 +127,8 @@ def _folders(url: str, options: Options, cache_dir: Path | None) -> list[Folder]
         return [_with_manifest(url.rpartition("/")[0] or ".", url, options, cache_dir)]
     if url.endswith(".tar") or any(character in url for character in "*{"):
         return [_tar(tar, options) for tar in _expand(url, options)]
+    if url.endswith(COMPRESSED):
+        raise FetchError(f"{url}: is compressed, and shards are read here and there: {UNPACK}")
     manifest_url = f"{url.rstrip('/')}/{NAME}"
     try:
         return [_with_manifest(url, manifest_url, options, cache_dir)]
@@ -159,10 +162,13 @@ def _without_manifest(url: str, options: Options) -> list[Folder]:
     tars = sorted(name for name in names if name.endswith(".tar"))
     if not tars:
         splits = [s for s in ("train", "val", "test") if any(n.endswith("/" + s) for n in names)]
+        packed = [name for name in names if name.endswith(COMPRESSED)]
         hint = (
             f"it has {', '.join(s + '/' for s in splits)}: name one of them"
             if splits
-            else ("make one with: python -m packer build")
+            else f"{packed[0].rpartition('/')[2]} is compressed: {UNPACK}"
+            if packed
+            else "make one with: python -m packer build"
         )
         raise ManifestError(f"{url}: neither {NAME} nor tars are in it; {hint}")
     here = [tar for tar in tars if _lies_in(str(tar), str(path))]

@@ -16,6 +16,7 @@ from loader.source import Source, open_source, take_subset
 from loader.stats import Stats
 from loader.store import ShardStore
 from loader.transfer import read_url
+from shards.units import in_words
 
 _LARGEST_KEYS_BYTES = 2 << 30
 _FETCHERS = 3
@@ -66,8 +67,8 @@ def stage(
     size = int(source.shards.sizes.sum())
     if size > cache.limit_bytes:
         raise ValueError(
-            f"{url}: its shards have {size / 1e9:.1f} GB, the cache may have "
-            f"{cache.limit_bytes / 1e9:.1f}: make room, raise --cache-bytes or pass --subset"
+            f"{url}: its shards have {in_words(size)}, the cache may have "
+            f"{in_words(cache.limit_bytes)}: make room, raise --cache-bytes or pass --subset"
         )
     store = _open_store(source, cache=cache, stats=stats)
     try:

@@ -7,28 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shards.commands import size
+
 DASK_HELP = "use a Dask cluster, such as tcp://HOST:8786; local: one on this machine"
 ROOT_HELP = "where relative paths start; default: the annotations' folder"
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_SMALLEST = 10_000  # bytes, below which a number without a unit is a slip
 
 Add = Callable[..., Any]  # a parser's add_argument
-
-
-def size(text: str) -> int:
-    """Bytes, such as ``32MB``."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]?B?)", text.strip().upper())
-    if not match or match[2] not in _UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 32MB")
-    value = round(float(match[1]) * _UNITS[match[2]])
-    if value < _SMALLEST and not match[2]:
-        raise argparse.ArgumentTypeError(f"{text} is {text} bytes: say {text}MB, or {text}B")
-    return value
 
 
 def share(text: str) -> float:
     """A part of all, such as ``1%`` or ``0.01``."""
     value = _number(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if text == "1":
+        raise argparse.ArgumentTypeError("1 may be one percent, or all: say 1%, or 100%")
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1, or 0% and 100%")
     return value

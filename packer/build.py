@@ -118,6 +118,8 @@ def build(
         stop = Stop()
         target = Target(out, storage_options, pause=stop.pause)
         targets = {split: target.child(split) if split else target for split in samples.parts}
+        for each in (target, *targets.values()):
+            each.require_no_file()
         with locked(spools, {target.identity, *(each.identity for each in targets.values())}):
             builders = [
                 Builder(

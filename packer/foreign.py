@@ -19,6 +19,7 @@ from packer.summary import label_stats
 from packer.target import Target
 from shards import values
 from shards.errors import ManifestError, ShardError
+from shards.hints import COMPRESSED, UNPACK, hint_at_labels, hint_at_members
 from shards.index import index_bytes
 from shards.keys import keys_bytes
 from shards.manifest import NAME, Manifest, ShardInfo, dump_manifest, load_manifest
@@ -51,6 +52,7 @@ class _Tar:
         offsets: of its samples, as in its index.
         fields: how many samples have which modality, as (field, extension).
         labels: of each sample that has any.
+        hints: at each sample that seems to hold more than is read, in words.
         faults: why it cannot be used.
     """
 
@@ -59,6 +61,7 @@ class _Tar:
     offsets: list[int] = field(default_factory=list)
     fields: Counter[tuple[str, str]] = field(default_factory=Counter)
     labels: list[dict[str, float | None]] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
     duration_s: float = 0.0
     faults: list[str] = field(default_factory=list)
 
@@ -89,7 +92,9 @@ def index(
     target = Target(url, storage_options)
     folders = [target] if _tars(target) else _folders(target)
     if not folders:
-        raise ManifestError(f"{url}: holds no .tar, nor does a folder in it")
+        packed = [name for name in target.names() if name.endswith(COMPRESSED)]
+        hint = f"; {packed[0]} is compressed: {UNPACK}" if packed else ""
+        raise ManifestError(f"{url}: holds no .tar, nor does a folder in it{hint}")
     for folder in folders:
         _refuse_other(folder, overwrite=overwrite)
     for folder in folders:
@@ -152,6 +157,9 @@ def _count_sample(tar: _Tar, reader: ShardReader, row: int) -> None:
     record = _record(reader, members.get("json"))
     if found_labels := values.labels(record.get("labels")):
         tar.labels.append(found_labels)
+    hints = (hint_at_members(key, members), hint_at_labels(record))
+    if told := [hint for hint in hints if hint]:
+        tar.hints.append(f"{key!r}: {'; '.join(told)}")
     tar.duration_s += _duration_s(record, reader, members.get(found.get("audio", "")))
 
 
@@ -214,7 +222,7 @@ def _manifest(name: str, tars: Sequence[_Tar]) -> Manifest:
 
 
 def _remarks(tars: Sequence[_Tar]) -> Iterator[str]:
-    """Fields that only some of the samples have, or in several formats."""
+    """Fields that only some of the samples have, or in several formats; and what is not read."""
     counts, samples = _field_counts(tars), sum(tar.info.nsamples for tar in tars)
     for kind in ("audio", "midi"):
         formats = {extension: n for (field, extension), n in counts.items() if field == kind}
@@ -223,6 +231,9 @@ def _remarks(tars: Sequence[_Tar]) -> Iterator[str]:
         if len(formats) > 1:
             told = ", ".join(f"{n} .{extension}" for extension, n in sorted(formats.items()))
             yield f"{kind} is in several formats: {told}"
+    if hints := [hint for tar in tars for hint in tar.hints]:
+        count = f"{len(hints)} of {samples} samples"
+        yield f"{count} seem to hold more than is read, such as {hints[0]}"
 
 
 def _field_counts(tars: Sequence[_Tar]) -> Counter[tuple[str, str]]:

@@ -99,6 +99,11 @@ def _json_rows(path: Path) -> Iterator[tuple[int, bytes]]:
     """Rows of MAESTRO's JSON: an object of columns, each an object by row number."""
     try:
         columns = json.loads(path.read_bytes())
+        if isinstance(columns, list):
+            raise AnnotationError(
+                f"{path}: is a JSON array; write JSON lines, one object a line, in a .jsonl file: "
+                f"jq -c '.[]' {path.name} > {path.stem}.jsonl"
+            )
         rows = {row: None for column in columns.values() for row in column}
         records = [{name: column[row] for name, column in columns.items()} for row in rows]
     except FileNotFoundError:

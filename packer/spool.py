@@ -17,6 +17,7 @@ from packer.interrupt import held_back
 from shards import __version__
 from shards.errors import FetchError
 from shards.retry import FULL
+from shards.units import in_words
 
 _BLOCKS, _PLACES, _PARTIAL = ".blocks", ".json", ".partial"
 _CHUNK_BYTES = 4 << 20
@@ -81,10 +82,10 @@ class Spool:
     def require_room(self, needed_bytes: int) -> None:
         """Raise FetchError if the disk has less room than is about to be written."""
         if not self.has_room(needed_bytes):
-            free_gb = shutil.disk_usage(self._folder).free / 1e9
+            free = in_words(shutil.disk_usage(self._folder).free)
             raise FetchError(
-                f"{self._folder}: {needed_bytes / 1e9:.1f} GB are needed to encode the next "
-                f"recordings, {free_gb:.1f} GB are free; {_MAKE_ROOM}"
+                f"{self._folder}: {in_words(needed_bytes)} are needed to encode the next "
+                f"recordings, {free} are free; {_MAKE_ROOM}"
             )
 
     def end(self) -> None:

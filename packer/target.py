@@ -102,6 +102,11 @@ class Target:
         there = next(path for path in (self._local, *self._local.parents) if path.exists())
         return there.stat().st_dev == folder.stat().st_dev
 
+    def require_no_file(self) -> None:
+        """Raise FetchError if a file lies where the folder has to be."""
+        if self._local is not None and self._local.is_file():
+            raise FetchError(f"{self.url}: is a file; a dataset is a folder: name another one")
+
     def names(self) -> list[str]:
         """What the folder holds, sorted; nothing if there is no folder."""
         return sorted(self.sizes())

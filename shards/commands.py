@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from shards import units
 from shards.errors import DataError
 
 # all that moves the cursor, hides, colours or turns text around; lines and tabs may stay
@@ -84,6 +85,14 @@ def run_command(
     except KeyboardInterrupt:
         log.error("interrupted; run the same command again: what is finished is not made anew")
         return 130
+
+
+def size(text: str) -> int:
+    """The type of an option that is a number of bytes, such as ``32MB``."""
+    try:
+        return units.size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def json_object(text: str) -> dict[str, Any]:

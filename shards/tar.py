@@ -24,6 +24,12 @@ _MAX_NAME = 4096  # characters; no system opens a longer path
 _ABSOLUTE_OR_UP = re.compile(r"/|(?:.*/)?\.\.(?:/|$)", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HERE = re.compile(r"(?:\./+)+")
+_COMPRESSED = {  # how what is no tar any more begins, and what unpacks it
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ\0": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+}
 _MAX_SIZE = 1 << 62  # offsets past it overflow what the system can seek to
 
 
@@ -94,8 +100,9 @@ def scan(read_at: ReadAt) -> tuple[list[list[Member]], int]:
 
     Raises:
         ShardError: as ``walk`` does; also if members of a sample lie apart or one comes twice,
-            or if the tar lacks its end-of-archive blocks and so was cut off.
+            if the tar lacks its end-of-archive blocks and so was cut off, or if it is compressed.
     """
+    _require_plain(bytes(read_at(0, BLOCK)))
     samples: dict[str, list[Member]] = {}
     seen: set[str] = set()  # extensions of the last sample
     last, end = "", 0
@@ -120,6 +127,13 @@ def scan(read_at: ReadAt) -> tuple[list[list[Member]], int]:
         seen.add(extension)
         last = key
     return list(samples.values()), end
+
+
+def _require_plain(start: bytes) -> None:
+    """Refuse what begins as a compressed file does: nothing in it can be found by its place."""
+    for magic, command in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise ShardError(f"is compressed, and a shard is read here and there: {command} it")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
 """Shards that somebody else wrote: no manifest, no index, their own habits."""
 
+import gzip
 import io
 import json
 import os
 import tarfile
+import traceback
 from pathlib import Path
 
 import corpus
@@ -14,7 +16,7 @@ import torch
 
 from loader import make_pipeline
 from shards import reader
-from shards.errors import DataError, FetchError, ManifestError, ShardError
+from shards.errors import DataError, DecodeError, FetchError, ManifestError, ShardError
 
 RATE = corpus.SAMPLE_RATE
 SMALL = {"sample_rate": RATE, "clip_seconds": 0.5, "max_notes": 4, "batch_size": 4}
@@ -342,6 +344,55 @@ def test_tars_without_any_sample_are_refused(tmp_path):
     write_tar(tmp_path / "a.tar", {})
     with pytest.raises(ValueError, match="no sample in its 1 shards"):
         make_pipeline(str(tmp_path), **SMALL)
+
+
+RATED = {"labels": {"rank": 1}}
+LIST, FLAT = {"labels": [1, 2]}, {"timing": 3.5, "duration": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("member", "record", "told"),
+    [
+        ("flac", LIST, "'labels' in its JSON is a list; an object of names and numbers is"),
+        ("flac", FLAT, "its JSON has no 'labels', but numbers: timing; ratings are read from"),
+        ("audio.flac", RATED, "t0.audio.flac is not read as audio: a key ends at the first dot"),
+        ("perf.mid", RATED, "name it t0.mid"),
+        ("flac", RATED, None),
+    ],
+)
+def test_what_is_not_read_is_told(tmp_path, caplog, member, record, told):
+    members = {f"t0.{member}": flac(0), "t0.json": json.dumps(record).encode()}
+    write_tar(tmp_path / "a.tar", members)
+    make_pipeline(str(tmp_path), **{**SMALL, "batch_size": 1}).close()
+    assert told in caplog.text if told else not caplog.text
+
+
+def test_dots_in_keys_are_told_in_one_short_message(tmp_path, caplog):
+    good = {"a.flac": flac(0), "a.json": b"{}"}
+    dotted = {f"take.{n:03d}.flac": flac(n) for n in range(20)}
+    write_tar(tmp_path / "a.tar", good | dotted)
+    with make_pipeline(str(tmp_path), shuffle=0, **{**SMALL, "batch_size": 2}) as pipe:
+        with pytest.raises(DecodeError, match=r"and 15 more; .* name it take-000\.flac") as caught:
+            next(iter(pipe))
+    assert "019" not in "".join(traceback.format_exception(caught.value))
+    assert "During handling" not in "".join(traceback.format_exception(caught.value))
+    write_tar(tmp_path / "a.tar", dotted)
+    with pytest.raises(ValueError, match=r"neither audio, MIDI nor labels.* KEY\.flac"):
+        make_pipeline(str(tmp_path), **SMALL)
+    assert "a key ends at the first dot" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", ""])
+def test_compressed_tars_are_named(tmp_path, name):
+    write_tar(tmp_path / "a.tar", samples(range(1)))
+    packed = gzip.compress((tmp_path / "a.tar").read_bytes())
+    (tmp_path / "a.tar").unlink()
+    (tmp_path / (name or "a.tar.gz")).write_bytes(packed)
+    with pytest.raises(DataError, match=r"a\.t.*gz.* is compressed.* gunzip"):
+        make_pipeline(f"{tmp_path}/{name}", **SMALL)
+    (tmp_path / "b.tar").write_bytes(packed)
+    with pytest.raises(ShardError, match=r"b\.tar: is compressed, .*: gunzip it"):
+        make_pipeline(f"{tmp_path}/b.tar", **SMALL)
 
 
 def test_a_folder_called_tar_is_named(tmp_path):

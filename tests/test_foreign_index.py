@@ -1,5 +1,6 @@
 """packer index: tars of others become a dataset, or are refused with tar and offset."""
 
+import gzip
 import io
 import json
 import shutil
@@ -171,7 +172,41 @@ def test_an_index_that_is_right_is_left_as_it_is(folder):
     assert path.read_bytes() == index_bytes(ours)
 
 
+@pytest.mark.parametrize(
+    ("members", "remarks"),
+    [
+        (
+            {"t0.audio.flac": b"", "t1.audio.flac": b""},
+            "2 of 2 samples seem to hold more than is read, such as 't0': t0.audio.flac is not "
+            "read as audio: a key ends at the first dot of a name, and all behind it is the "
+            "extension; name it t0.flac",
+        ),
+        (
+            {"t0.flac": sound(0), "t0.json": b'{"rank": 3}'},
+            "1 of 1 samples seem to hold more than is read, such as 't0': its JSON has no "
+            "'labels', but numbers: rank; ratings are read from an object of names and numbers "
+            "called 'labels'",
+        ),
+    ],
+)
+def test_what_is_not_read_is_told(tmp_path, members, remarks):
+    write_tar(tmp_path / "a.tar", members)
+    (made,) = run(tmp_path)
+    assert made.remarks[-1:] == (remarks,)
+
+
 # ---- what is refused
+
+
+def test_a_compressed_tar_is_named(tmp_path):
+    write_tar(tmp_path / "a.tar", samples(range(1)))
+    packed = gzip.compress((tmp_path / "a.tar").read_bytes())
+    (tmp_path / "a.tar").write_bytes(packed)
+    with pytest.raises(ShardError, match=r"a\.tar: is compressed, .*: gunzip it"):
+        run(tmp_path)
+    (tmp_path / "a.tar").rename(tmp_path / "a.tar.gz")
+    with pytest.raises(ManifestError, match=r"a\.tar\.gz is compressed: .* gunzip"):
+        run(tmp_path)
 
 
 def test_every_bad_tar_is_named_with_the_offset(folder):

@@ -8,6 +8,7 @@ from faultfs import FaultFileSystem
 
 from loader import make_pipeline
 from loader.__main__ import main
+from shards.units import in_words
 
 SMALL = {"sample_rate": corpus.SAMPLE_RATE, "clip_seconds": 1.0, "batch_size": 8}
 
@@ -79,3 +80,18 @@ def test_a_subset_of_tars_without_a_manifest_is_staged(dataset, tmp_path, capsys
     with make_pipeline(tars, cache_dir=cache, subset=12, **{**SMALL, "batch_size": 4}) as pipe:
         assert len(list(pipe)) == 3
     assert not FaultFileSystem.opened
+
+
+def test_a_cache_that_is_too_small_is_told_in_its_own_unit(dataset, tmp_path, caplog):
+    command = ["stage", str(dataset), "--cache-dir", str(tmp_path / "cache"), "--cache-bytes"]
+    assert main([*command, "20KB"]) == 1
+    assert "its shards have 0.8 MB, the cache may have 20.0 kB: make room" in caplog.text
+    with pytest.raises(SystemExit):
+        main([*command, "much"])
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(2.06e9, "2.1 GB"), (5e6, "5.0 MB"), (1e8, "0.1 GB"), (20_000, "20.0 kB")]
+)
+def test_bytes_are_told_in_a_unit_that_shows_them(count, words):
+    assert in_words(count) == words

@@ -33,6 +33,20 @@ def test_a_mixture_has_the_labels_of_any_of_its_datasets(dataset, tmp_path):
     assert not torch.isnan(batch["labels"][batch["source"] == 0, 0]).any()
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"clip_seconds": "10"}, "clip_seconds must be a number, got '10'"),
+        ({"sample_rate": "24000"}, "sample_rate must be a number, got '24000'"),
+        ({"max_notes": True}, "max_notes must be a number, got True"),
+        ({"labels": True}, "labels must be the URL of a file of ratings, got True"),
+    ],
+)
+def test_arguments_of_another_type_are_named(dataset, given, message):
+    with pytest.raises(ValueError, match=message):
+        make_pipeline(dataset, **SMALL | given)
+
+
 @pytest.mark.parametrize("shards", [None, 3, {}, [], ""])
 def test_shards_that_are_none_are_refused(shards):
     with pytest.raises(ValueError, match="shards must be a URL"):

@@ -64,6 +64,7 @@ def test_help_waits_for_no_heavy_package():
         (arguments.size, "100B", 100),
         (arguments.share, "1%", 0.01),
         (arguments.share, "0.25", 0.25),
+        (arguments.share, "100%", 1),
         (arguments.shares, "train=8, val=2", {"train": 8, "val": 2}),
         (arguments.prefix, "/a=/b=c", ("/a", "/b=c")),
         (arguments.value_range, "-1:2.5", (-1, 2.5)),
@@ -80,6 +81,7 @@ def test_values_are_read(read, text, value):
         (arguments.size, "1.2.3MB", "no size such as 32MB"),
         (arguments.size, "32K", "no size such as 32MB"),
         (arguments.size, "much", "no size such as 32MB"),
+        (arguments.share, "1", "may be one percent, or all: say 1%, or 100%"),
         (arguments.share, "150%", "is not between 0 and 1"),
         (arguments.share, "nan", "is no number"),
         (arguments.shares, "train", "is not NAME=SHARE"),
@@ -111,6 +113,16 @@ def test_a_build_ends_with_a_summary(annotations, tmp_path, capsys):
     assert f"{tmp_path}/out/val: made: 2 samples" in told
     assert "  rank  8 ratings, 0" in told
     assert "python -m packer verify" in told
+
+
+@pytest.mark.parametrize("split", [None, "b"])
+def test_a_file_where_the_folder_has_to_be_is_named(annotations, tmp_path, caplog, split):
+    file = tmp_path / "out" / split if split else tmp_path / "out"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    assert build(annotations, tmp_path / "out", *(["--split", "a=1,b=1"] if split else [])) == 1
+    assert f"{file}: is a file; a dataset is a folder" in caplog.text
+    assert file.read_text() == "mine"
 
 
 def test_a_dry_run_tells_all_and_writes_nothing(annotations, tmp_path, capsys, caplog):

@@ -287,7 +287,7 @@ def test_room_is_looked_for_before_a_group_is_encoded(annotations, tmp_path, mon
         free = 5_000
 
     monkeypatch.setattr(spools.shutil, "disk_usage", lambda path: Usage)
-    with pytest.raises(FetchError, match=r"GB are needed .*make room, or pass --spool"):
+    with pytest.raises(FetchError, match=r"MB are needed .*make room, or pass --spool"):
         make(annotations, tmp_path / "out")
     assert not encoded
     assert not list((tmp_path / "out").glob("*.tar"))
