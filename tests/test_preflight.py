@@ -1,11 +1,14 @@
 """python -m trainer preflight: every trouble is named, with the command that mends it."""
 
 import json
+import os
 import re
 import shutil
 import sys
+import threading
 import weakref
 from collections import namedtuple
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 import torch
 from corpus import SAMPLE_RATE, write_annotations
 
-from loader import places
+from loader import finding, places
 from loader.disk import ReadRate
 from loader.finding import Finding
 from packer.build import build
@@ -154,6 +157,9 @@ def test_a_missing_dimension(shards, tmp_path):
     found = bad(looked(options(shards, tmp_path, data__dimensions="[rank,bright]")))
     assert "train has no rating of bright" in found["labels"].text
     assert found["labels"].remedy == "--data.dimensions [rank]"
+    found = bad(list(findings(options(shards, tmp_path, data__dimensions="[bright,dark]"))))
+    assert set(found) == {"labels"}, "told once"
+    assert found["labels"].remedy == "--data.dimensions [rank,odd]"
 
 
 def of_labels(arguments: list[str]) -> list[Finding]:
@@ -260,6 +266,54 @@ def test_a_mount_that_wakes_up_is_waited_for(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "survive", survive)
     list(checks.examine(read_plan(options(shards, tmp_path)), short=True))
     assert all(asked[name] >= 60 for name in ("run folder", "shards", "disk"))
+
+
+def test_a_step_that_does_not_end_has_a_remedy_and_is_left_behind(
+    shards, tmp_path, monkeypatch, capsys
+):
+    """Torn down with the process, PyTorch's threads would abort it."""
+    ended, statuses = threading.Event(), []
+
+    def survive(subject: str, check: finding.Check, *, patience_s: float) -> list[Finding]:
+        short = 0.1 if subject == "training step" else patience_s
+        return finding.survive(subject, check, patience_s=short)
+
+    def hang(look: object) -> Iterator[Finding]:
+        ended.wait()
+        yield from ()
+
+    monkeypatch.setattr(checks, "survive", survive)
+    monkeypatch.setattr(checks._Look, "_step", hang)
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    main("preflight", options(shards, tmp_path))
+    ended.set()
+    assert statuses == [1]
+    lines = capsys.readouterr().out.splitlines()
+    (at,) = [n for n, line in enumerate(lines) if "does not answer" in line]
+    assert lines[at].startswith("fail  training step")
+    assert "-> a smaller --data.batch_size" in lines[at + 1]
+
+
+def test_without_shards_no_step_is_tried(tmp_path, monkeypatch):
+    """It may take minutes, and would tell nothing of what is to be mended first."""
+    tried = []
+    monkeypatch.setattr(checks, "check_step", lambda *_, **__: tried.append(1) or ())
+    found = bad(list(findings(options("/content/drive/MyDrive/shards", tmp_path))))
+    assert set(found) == {"train shards"}
+    assert not tried
+
+
+@pytest.mark.parametrize("mode", ["audio", "fusion"])
+def test_shards_that_lack_what_the_mode_takes_are_told_the_mode(shards, tmp_path, mode):
+    shutil.copytree(shards, tmp_path / "shards")
+    for split in ("train", "val"):
+        path = tmp_path / "shards" / split / NAME
+        manifest = load_manifest(path.read_bytes(), name=split)
+        path.write_bytes(dump_manifest(replace(manifest, fields={"midi": "mid"})))
+    found = bad(list(findings([*options(tmp_path / "shards", tmp_path), f"--mode={mode}"])))
+    assert set(found) == {"mode"}
+    assert found["mode"].text == f"train has no audio, which --mode {mode} takes; it has midi"
+    assert found["mode"].remedy == "--mode midi"
 
 
 def test_torchaudio_that_does_not_import(shards, tmp_path, monkeypatch):

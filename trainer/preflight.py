@@ -4,7 +4,9 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import shlex
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,7 +15,7 @@ from typing import Any
 from loader.doctor import summarise
 from loader.finding import Finding
 from shards.commands import Help
-from trainer.checks import WORDS, examine, row
+from trainer.checks import WORDS, examine, left_behind, row
 from trainer.command import Command
 from trainer.failures import run
 from trainer.plan import Plan, PlanError, explain, plan_of
@@ -42,7 +44,12 @@ def main(name: str, argv: Sequence[str]) -> int:
     own, arguments = parser.parse_known_args(argv)
     found: list[Finding] = []
     broken = run(lambda: found.extend(_show(arguments, as_json=own.json)))
-    return broken or int(any(finding.state == "fail" for finding in found))
+    status = broken or int(any(finding.state == "fail" for finding in found))
+    if left_behind():  # which, in the midst of a step, PyTorch would end with an abort
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def findings(arguments: Sequence[str], *, short: bool = False) -> Iterator[Finding]:

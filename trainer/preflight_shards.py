@@ -14,9 +14,11 @@ from loader.transfer import open_url, read_url
 from shards.errors import DataError
 from shards.manifest import NAME, LabelStats, Manifest, load_manifest
 from shards.mounts import is_local
+from trainer.data import FIELDS
 from trainer.plan import Plan
 
 SPLITS = ("train", "val")
+_MODALITIES = ("audio", "midi")  # each the name of the mode, too, that takes it alone
 _NAMES = (*SPLITS, "test")
 _SPLIT = "--split train=0.8,val=0.1,test=0.1 --group-by piece"
 _FEW = 0.1  # of the samples: what fewer have a rating of is hardly learnt
@@ -92,6 +94,19 @@ def _check_batches(plan: Plan, manifest: Manifest) -> Iterator[Finding]:
     if plan.data["drop_last"] and samples < plan.batch_size:
         text = f"{samples} training samples make no batch of {plan.batch_size}"
         yield Finding("fail", "batches", text, f"--data.batch_size {max(1, samples // 4)}")
+
+
+def check_mode(plan: Plan, opened: Mapping[str, Opened]) -> Iterator[Finding]:
+    """Whether the samples have what the mode takes; foreign shards tell when they are read."""
+    for split, one in opened.items():
+        fields = [name for name in _MODALITIES if name in one.manifest.fields]
+        missing = [name for name in FIELDS[plan.mode] if name in _MODALITIES and name not in fields]
+        if fields and missing:
+            text = (
+                f"{split} has no {missing[0]}, which --mode {plan.mode} takes; it has {fields[0]}"
+            )
+            yield Finding("fail", "mode", text, f"--mode {fields[0]}")
+            return  # of the other split it would be the same
 
 
 def check_labels(plan: Plan, opened: Mapping[str, Opened]) -> Iterator[Finding]:
