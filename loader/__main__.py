@@ -144,7 +144,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_stage(commands: Commands) -> None:
     text = "fetch shards into the local cache"
-    add = add_command(commands, "stage", _stage, text, examples=_STAGE_EXAMPLES).add_argument
+    add = add_command(
+        commands, "stage", _stage, text, examples=_STAGE_EXAMPLES, goes_on=True
+    ).add_argument
     add("url", metavar="URL", help="a dataset: a folder with a manifest, or tars")
     add("--cache-dir", type=Path, default=default_folder(), help="on a local disk")
     text = "limit, such as 50GB; default: half of what is free"

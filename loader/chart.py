@@ -1,6 +1,7 @@
 """A benchmark's report as a picture."""
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -32,7 +33,7 @@ def require_drawing(path: Path) -> None:
     """Tell, before anything is measured, whether a picture can be made.
 
     Raises:
-        ValueError: if matplotlib is missing, the format is another, or there is no such folder.
+        ValueError: if matplotlib is missing, the format is another, or the file cannot be written.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError(f"{path}: drawing needs matplotlib: pip install matplotlib")
@@ -40,6 +41,10 @@ def require_drawing(path: Path) -> None:
         raise ValueError(f"{path}: a picture ends in one of {', '.join(FORMATS)}")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"{path}: there is no such folder: mkdir -p {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a file in it")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise ValueError(f"{path}: its folder cannot be written: name a file in another one")
 
 
 def draw(report: Report, path: Path) -> None:

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_build(commands: Commands) -> None:
     text = "pack annotations into shards"
-    command = add_command(commands, "build", run_build, text, examples=examples.BUILD)
+    command = add_command(commands, "build", run_build, text, examples=examples.BUILD, goes_on=True)
     add = command.add_argument
     add("annotations", type=Path, help="JSON lines, a metadata table, or a folder; see below")
     add("--out", required=True, metavar="URL", help="folder to make, local or any fsspec URL")
@@ -76,7 +76,9 @@ def _add_build(commands: Commands) -> None:
 
 def _add_append(commands: Commands) -> None:
     text = "add new annotations to a dataset as further shards"
-    command = add_command(commands, "append", run_append, text, examples=examples.APPEND)
+    command = add_command(
+        commands, "append", run_append, text, examples=examples.APPEND, goes_on=True
+    )
     add = command.add_argument
     add("url", metavar="URL", help="a dataset, such as one split")
     add("annotations", type=Path, help="as for build")
@@ -138,7 +140,9 @@ def _add_sample(commands: Commands) -> None:
 
 def _add_render(commands: Commands) -> None:
     text = "make audio for annotations that have MIDI alone"
-    add = add_command(commands, "render", run_render, text, examples=examples.RENDER).add_argument
+    add = add_command(
+        commands, "render", run_render, text, examples=examples.RENDER, goes_on=True
+    ).add_argument
     add("annotations", type=Path, help="JSON lines with midi_path")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the new corpus")
     add("--root", type=Path, metavar="DIR", help=ROOT_HELP)

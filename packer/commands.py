@@ -69,6 +69,11 @@ def _plan(args: argparse.Namespace) -> int:
 def _options(args: argparse.Namespace) -> "Options":
     from packer.options import Options
 
+    if args.group_by is not None and not (args.split or args.split_by):
+        raise ValueError(
+            f"--group-by {args.group_by} keeps what is alike in one split, and there are none: add "
+            "--split train=0.8,val=0.1,test=0.1"
+        )
     return Options(
         audio=args.audio,
         midi=args.midi,

@@ -101,7 +101,7 @@ def look_at_audio(path: Path) -> AudioInfo:
     except DecodeError as error:
         if patiently(path, path.exists):
             raise FaultError(Kind.UNREADABLE_AUDIO, str(error)) from error
-        raise FaultError(Kind.MISSING_AUDIO, f"{error}{_in_another_form(path)}") from error
+        raise FaultError(Kind.MISSING_AUDIO, f"{error}{_nearly_so(path)}") from error
     except OSError as error:
         raise FaultError(Kind.UNREADABLE_AUDIO, f"{path}: {error.strerror}") from error
 
@@ -118,7 +118,7 @@ def look_at_midi(path: Path) -> MidiInfo:
         end_s = end_time(parse_midi(data))
         table = read_notes(data).table
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        reason = f"{path}: no such MIDI file{_in_another_form(path)}"
+        reason = f"{path}: no such MIDI file{_nearly_so(path)}"
         raise FaultError(Kind.MISSING_MIDI, reason) from None
     except OSError as error:
         raise FaultError(Kind.UNREADABLE_MIDI, f"{path}: {error.strerror}") from error
@@ -136,8 +136,14 @@ def look_at_midi(path: Path) -> MidiInfo:
     )
 
 
-def _in_another_form(path: Path) -> str:
-    """What to add of a missing file that is there in another Unicode normal form, as of macOS."""
+def _nearly_so(path: Path) -> str:
+    """What to add of a missing file that is there under nearly its name: as of another system."""
+    if "\\" in path.as_posix():
+        return ", and its name has backslashes: write '/' between folders and file"
+    for suffix in (path.suffix.lower(), path.suffix.upper()):
+        other = path.with_suffix(suffix)
+        if other != path and patiently(other, other.exists):
+            return f", but {other.name} is there: write the path with {suffix}, or rename the file"
     for form in ("NFC", "NFD"):
         for other in (path.with_name(normalize(form, path.name)), Path(normalize(form, str(path)))):
             if other != path and patiently(other, other.exists):

@@ -1,14 +1,16 @@
 """What a build would write, without encoding or writing anything."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from packer.intake import Intake
 from packer.options import Options
 from packer.samples import plan_samples, read_samples
+from packer.summary import label_stats
 from shards.faults import Rejection
+from shards.manifest import LabelStats
 from shards.schema import Rules
 
 
@@ -21,6 +23,8 @@ class Planned:
         duration_s: seconds of all samples together.
         bytes: of all shards, estimated.
         groups: how many times recordings are encoded and then shuffled into shards.
+        fields: extension of each modality that samples have.
+        labels: their ratings by name.
     """
 
     split: str
@@ -29,6 +33,8 @@ class Planned:
     bytes: int
     groups: int
     shards: int
+    fields: Mapping[str, str]
+    labels: Mapping[str, LabelStats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,10 @@ def plan(
                 sum(sum(recording.planned_bytes) for g in groups for recording in g.recordings),
                 len(groups),
                 sum(len(group.shards) for group in groups),
+                samples.corpus.members(options),
+                label_stats(
+                    samples.corpus.labels, (segment.annotation.labels for segment in segments)
+                ),
             )
         )
     return Plan(datasets, samples.rejected, samples.total)

@@ -1,6 +1,7 @@
 """The samples of an annotation file: their JSON, which split each goes to, and their identity."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -20,9 +21,12 @@ from packer.plan import Group, plan_groups
 from packer.probe import probe
 from packer.segments import Segment
 from packer.sizes import estimate_audio, plan_bytes
+from packer.slips import slips
 from shards.faults import Rejection
 from shards.records import Unified
 from shards.schema import Annotation, Rules
+
+log = logging.getLogger("packer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ def read_samples(
         ValueError: if a split would be empty.
     """
     reading = read_input(annotations, rules)
+    for slip in slips(reading.layout.names()):
+        log.warning("%s: %s", annotations, slip)
     if intake is not None and intake.segment_s is not None:
         reading.layout.add(0, {"start_time": 0.0, "end_time": 0.0})
     segments, more = probe(reading.annotations, intake, copies=copies, progress=progress)

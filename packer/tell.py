@@ -1,6 +1,6 @@
 """How the command line tells what was made, or would be."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from packer.preview import Plan
 from packer.report import Report, by_kind
@@ -8,10 +8,10 @@ from shards.manifest import LabelStats, Manifest
 
 
 def write_summary(url: str, manifest: Manifest, *, made: bool) -> str:
-    """A dataset in words: samples, hours, shards, bytes, and its labels."""
+    """A dataset in words: samples, hours, shards, bytes, what they hold, and their labels."""
     amounts = _amounts(manifest.samples, manifest.duration_s, len(manifest.shards), manifest.bytes)
     state = "made" if made else "complete already"
-    return "\n".join([f"{url}: {state}: {amounts}", *write_labels(manifest.labels)])
+    return "\n".join([f"{url}: {state}: {amounts}", *_contents(manifest.fields, manifest.labels)])
 
 
 def write_labels(labels: Mapping[str, LabelStats]) -> list[str]:
@@ -30,8 +30,18 @@ def write_plan(plan: Plan, report: Report) -> str:
     for one in plan.datasets:
         amounts = _amounts(one.samples, one.duration_s, one.shards, one.bytes)
         lines.append(f"{one.split or 'dataset'}: about {amounts}")
+        lines += _contents(one.fields, one.labels) if one.samples else []
     lines.append(f"{report.left_out} of {report.total} annotations would be left out")
     return "\n".join([*lines, *by_kind(report.rejected)])
+
+
+def _contents(fields: Collection[str], labels: Mapping[str, LabelStats]) -> list[str]:
+    """Which of audio and MIDI there is, and the labels, or that there are none."""
+    if {"audio", "midi"} <= set(fields):
+        held = "audio and MIDI"
+    else:
+        held = "audio alone" if "audio" in fields else "MIDI alone" if "midi" in fields else "JSON"
+    return [f"  {held}, {len(labels) or 'no'} labels", *write_labels(labels)]
 
 
 def _amounts(samples: int, seconds: float, shards: int, size: int) -> str:

@@ -118,19 +118,26 @@ def write_page(
         shards: as for ``View``.
 
     Raises:
-        ValueError: if ``samples`` or ``shards`` is not positive.
+        ValueError: if ``samples`` or ``shards`` is not positive, or ``out`` is a folder.
+        OSError: if ``out`` cannot be written; nothing is read then.
         DataError: if there is no dataset, or it is damaged.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    with View(url, shards=shards, storage_options=storage_options, progress=progress) as view:
+    if out.is_dir():
+        raise ValueError(f"{out}: is a folder; name the file, such as {out / 'page.html'}")
+    with (
+        appearing(out) as partial,
+        partial.open("w", encoding="utf-8") as file,  # or all would be read in vain
+        View(url, shards=shards, storage_options=storage_options, progress=progress) as view,
+    ):
         chosen, full = _choose([split.entries for split in view.splits], samples)
         about = view.about() | {"lists": [], "full": full}
         for split, numbers in zip(view.splits, chosen, strict=True):
             about["lists"].append([listed(split.entries[n], n) for n in numbers])
         total = sum(map(len, chosen))
         bar = tqdm(total=total, desc="drawing", disable=not progress, leave=False)
-        with appearing(out) as partial, bar, partial.open("w", encoding="utf-8") as file:
+        with bar:
             for part in page(about, _embedded(view, chosen, bar)):
                 file.write(part)
     return total

@@ -5,7 +5,9 @@ import json
 import logging
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, NoReturn
 
 from shards import units
 from shards.errors import DataError
@@ -43,17 +45,19 @@ def add_command(
     text: str,
     *,
     examples: str = "",
+    goes_on: bool = False,
 ) -> argparse.ArgumentParser:
     """Add a command that calls ``run`` with its arguments.
 
     Args:
         text: what it does, in a line.
         examples: printed as they are below its help.
+        goes_on: run again, it goes on where it was interrupted.
     """
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text, epilog=examples, formatter_class=Help
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, goes_on=goes_on, refuse=partial(_refuse, command))
     return command
 
 
@@ -73,7 +77,9 @@ def run_command(
         Its exit status: the command's own, 1 if data or an argument is at fault, 130 if it was
         interrupted.
     """
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        args.refuse(unknown)
     handler = logging.StreamHandler()
     handler.setFormatter(_Plain("%(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
@@ -83,8 +89,17 @@ def run_command(
         log.error("%s", error)
         return 1
     except KeyboardInterrupt:
-        log.error("interrupted; run the same command again: what is finished is not made anew")
+        again = "; run the same command again: what is finished is not made anew"
+        log.error("interrupted%s", again if args.goes_on else "")
         return 130
+
+
+def _refuse(command: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    """End with the usage of a command that does not know some of its arguments."""
+    options = re.findall(r"--[a-z-]+", command.format_usage())
+    near = get_close_matches(unknown[0].partition("=")[0], options, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
 
 def size(text: str) -> int:

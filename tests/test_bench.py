@@ -10,6 +10,7 @@ from faultfs import FaultFileSystem
 
 from loader.__main__ import main
 from loader.bench import Copies, Rate, Report, Task, bench, find_bound, worker_counts
+from loader.chart import require_drawing
 from loader.table import write_report
 
 QUICK = ["--seconds", "0.05", "--sample-rate", "8000", "--clip-seconds", "1"]
@@ -164,6 +165,17 @@ def test_the_report_ends_with_the_setting_to_take():
 def test_a_wrong_option_is_told_in_a_line(dataset, caplog, arguments, message):
     assert main(["bench", str(dataset), *arguments]) == 1
     assert message in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("x.png", "is a folder; name a"), ("y.png", "its folder cannot be wri")]
+)
+def test_a_place_that_cannot_be_written_is_told_first(tmp_path, monkeypatch, name, message):
+    (tmp_path / "x.png").mkdir()
+    monkeypatch.setattr("loader.chart.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("loader.chart.os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ValueError, match=message):
+        require_drawing(tmp_path / name)
 
 
 def test_where_nothing_can_be_drawn_the_remedy_is_told_first(dataset, caplog, monkeypatch):

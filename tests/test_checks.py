@@ -173,6 +173,23 @@ def test_a_name_in_another_normal_form_is_told(tmp_path, name, form):
     assert f"looks the same, in Unicode's form {form}" in rejection.reason
 
 
+@pytest.mark.parametrize("field", ["audio_path", "midi_path"])
+@pytest.mark.parametrize(
+    ("there", "written", "told"),
+    [
+        ("a/x.WAV", "a/x.wav", "but x.WAV is there: write the path with .WAV, or rename the file"),
+        ("a/x.mid", "a/x.MID", "but x.mid is there: write the path with .mid"),
+        ("a/x.wav", "a\\x.wav", "has backslashes: write '/' between folders and file"),
+    ],
+)
+def test_a_name_as_of_another_system_is_told(tmp_path, there, written, told, field):
+    (tmp_path / "a").mkdir()
+    (tmp_path / there).touch()
+    (rejection,) = faults_of(annotate(tmp_path, "a", [json.dumps({field: written})]))
+    assert rejection.kind in (Kind.MISSING_AUDIO, Kind.MISSING_MIDI)
+    assert told in rejection.reason
+
+
 def test_every_kind_of_fault_has_a_remedy():
     assert REMEDIES.keys() == set(Kind)
 

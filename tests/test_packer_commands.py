@@ -12,6 +12,7 @@ import pytest
 from corpus import make_dataset, write_annotations
 
 from loader import make_pipeline
+from packer import __main__ as cli
 from packer import arguments
 from packer.__main__ import main
 from packer.relabel import relabel
@@ -50,6 +51,34 @@ def test_help_waits_for_no_heavy_package():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "argparse" in run.stdout.split()
     assert not HEAVY & set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--splt", "a=1"], "unrecognized arguments: --splt a=1; did you mean --split?"),
+        (["--labelrange=0:1"], "did you mean --label-range?"),
+        (["other"], "unrecognized arguments: other\n"),
+    ],
+)
+def test_an_unknown_option_is_told_with_the_usage_of_its_command(capsys, given, told):
+    with pytest.raises(SystemExit) as left:
+        main(["build", "a.jsonl", "--out", "out", *given])
+    assert left.value.code == 2
+    text = capsys.readouterr().err
+    assert told in text
+    assert text.startswith("usage: python -m packer build ")
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("build", True), ("view", False)])
+def test_only_what_goes_on_says_so_when_interrupted(monkeypatch, caplog, command, goes_on):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, f"run_{command}", interrupted)
+    assert main([command, "x", "--out", "out"]) == 130
+    assert "interrupted" in caplog.text
+    assert ("what is finished is not made anew" in caplog.text) == goes_on
 
 
 # --- values of options
@@ -149,6 +178,42 @@ def test_a_build_of_nothing_lists_why(tmp_path, caplog, more):
     assert "--max-rejected" not in caplog.text
 
 
+def rewrite(path: Path, change) -> None:
+    """Change the lines of an annotation file."""
+    lines = [change(n, json.loads(text)) for n, text in enumerate(path.read_text().splitlines())]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("old", "new", "contents"),
+    [
+        ("labels", "lables", "audio and MIDI, no labels"),
+        ("audio_path", "audiopath", "MIDI alone, 2 labels"),
+        ("midi_path", "Midi_Path", "audio alone, 2 labels"),
+    ],
+)
+def test_a_slip_in_the_name_of_a_field_is_told(
+    annotations, tmp_path, capsys, caplog, more, old, new, contents
+):
+    rewrite(annotations, lambda n, line: {new if k == old else k: v for k, v in line.items()})
+    assert build(annotations, tmp_path / "out", *more) == 0
+    assert f"  {contents}" in capsys.readouterr().out
+    assert f"{new!r} is kept as a field of the user's and not read: is {old!r} me" in caplog.text
+
+
+def test_a_dry_run_shows_the_ratings_that_a_build_makes(annotations, tmp_path, capsys, caplog):
+    rewrite(annotations, lambda n, one: one | ({"labels": {"rnak": 1}} if n == 9 else {}))
+    tables = []
+    for more in (["--dry-run"], []):
+        assert build(annotations, tmp_path / "out", "--split", "a=1,b=1", *more) == 0
+        told = capsys.readouterr().out.splitlines()
+        tables.append([line for line in told if line.startswith("  ")])
+    assert tables[0] == tables[1]
+    assert sum(line.startswith("  rnak  1 ratings, 1 to 1") for line in tables[0]) == 1
+    assert not caplog.text
+
+
 def test_a_hundredth_may_be_left_out_unasked(tmp_path, caplog):
     path = write_annotations(tmp_path / "corpus", samples=100, midi=False, seconds=0.1)
     lines = path.read_text().splitlines()
@@ -178,6 +243,7 @@ def test_a_hundredth_may_be_left_out_unasked(tmp_path, caplog):
             "divided: name fewer splits, --group-by a field of more values or pack more",
         ),
         (["--split", "a=1,b=1", "--split-by", "piece"], "split_by decides alone"),
+        (["--group-by", "peice"], "--group-by peice keeps what is alike in one split, and there"),
         (["--hop", "1"], "hop_s is given without segment_s"),
     ],
 )

@@ -222,6 +222,13 @@ def test_of_a_remote_dataset_a_few_shards_are_read(tmp_path):
         assert [entry.shard for entry in looked.splits[0].entries] == [0, 3]
 
 
+@pytest.mark.parametrize(("place", "error"), [(".", ValueError), ("file/page.html", OSError)])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(tmp_path, place, error):
+    (tmp_path / "file").touch()
+    with pytest.raises(error, match=r"is a folder|file"):
+        write_page(str(tmp_path / "no dataset"), tmp_path / place, progress=False)
+
+
 def test_what_is_no_dataset_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(ManifestError, match="python -m packer index"):
         write_page(str(tmp_path), tmp_path / "page.html", progress=False)
