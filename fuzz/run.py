@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,16 @@ def main() -> int:
     if importlib.util.find_spec("atheris") is None:
         print("atheris is not installed: pip install atheris", file=sys.stderr)
         return 2
-    results = {name: _in_a_process(name, args.seconds) for name in args.targets or TARGETS}
+    names = args.targets or TARGETS
+    with ThreadPoolExecutor(args.jobs) as jobs:
+        found = jobs.map(lambda name: _in_a_process(name, args.seconds), names)
+        results = dict(zip(names, found, strict=True))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "machine": describe("atheris", "numpy", "miniaudio", "symusic"),
-        "command": " ".join(["python fuzz/run.py", f"--seconds {args.seconds}", *args.targets]),
+        "command": " ".join(
+            [f"python fuzz/run.py --seconds {args.seconds} --jobs {args.jobs}", *args.targets]
+        ),
         "measure": "One run",
         "targets": results,
         "tables": [_table(results)],
@@ -120,6 +126,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}")
     parser.add_argument("--seconds", type=int, default=300, help="for each target")
+    parser.add_argument("--jobs", type=int, default=1, help="targets at the same time")
     parser.add_argument("--out", type=Path, default=WORK / "fuzz.json")
     args = parser.parse_args()
     if unknown := set(args.targets) - set(TARGETS):
