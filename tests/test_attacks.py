@@ -214,7 +214,7 @@ def test_compressed_tars_and_members_stay_compressed(tmp_path):
     """Ten megabytes of zeros in ten kilobytes are never unpacked."""
     bomb = gzip.compress(bytes(10_000_000))
     (tmp_path / "z.tar").write_bytes(bomb)
-    with pytest.raises(ShardError, match="damaged header at byte 0"):
+    with pytest.raises(ShardError, match=r"z\.tar: is compressed"):
         ShardReader(tmp_path / "z.tar")
     (tmp_path / "a.tar").write_bytes(tar(entry(), entry("k.json.gz", data=bomb)))
     with make_pipeline(str(tmp_path / "a.tar"), fields=["json"], batch_size=1) as pipe:
