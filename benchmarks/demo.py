@@ -71,7 +71,7 @@ def report(shards: Path, runs: Path, *, rate: float, seconds: float) -> None:
 made      {sum(m.samples for m in manifests)} samples in {sum(len(m.shards) for m in manifests)} \
 shards, {sum(m.bytes for m in manifests) / 1e6:.1f} MB, under {shards}
 streamed  {rate:.0f} samples/s
-trained   validation loss {before:.3f} before, {after:.3f} after \
+trained   validation loss {before:.3f} before training, {after:.3f} in the best epoch \
 (all rated at the mean: {baseline:.3f})
 figures   {metrics}
 

@@ -111,13 +111,19 @@ def test_a_recording_is_the_mean_of_its_windows_with_their_spread(corpus: Path, 
     assert line["spread"]["rank"] > 0
 
 
-def test_a_fusion_model_rates_what_has_one_modality_alone(corpus: Path, tmp_path: Path):
+def test_a_fusion_model_rates_what_has_one_modality_alone_and_says_so(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     model, out = checkpoint(tmp_path / "model.ckpt", "fusion"), tmp_path / "out.jsonl"
     files = [corpus / "audio" / "0001.wav", corpus / "midi" / "0002.mid"]
     assert run("--checkpoint", model, *files, "--out", out) == 0
     heard, read = predicted(out)
     assert set(heard) == {"audio_path", "ratings", "spread", "windows"}
     assert set(read) == {"midi_path", "ratings", "spread", "windows"}
+    note = f"{files[0]} and {files[1]} are rated as two recordings; if they are one, give them one"
+    assert note in capsys.readouterr().err
+    assert run("--checkpoint", model, files[0], "--out", out) == 0
+    assert "two recordings" not in capsys.readouterr().err
 
 
 def test_audio_and_midi_of_one_name_are_one_recording(tmp_path: Path):

@@ -18,13 +18,14 @@ import torch
 from corpus import SAMPLE_RATE, write_annotations
 
 from loader import finding, places
+from loader.backends import Backend
 from loader.disk import ReadRate
 from loader.finding import Finding
 from packer.build import build
 from packer.options import Options
 from shards.manifest import NAME, dump_manifest, load_manifest
 from shards.reader import ShardReader
-from trainer import checks, preflight_model
+from trainer import checks, preflight_machine, preflight_model
 from trainer.memory import OutOfMemoryError, largest
 from trainer.module import Rater
 from trainer.plan import known_keys
@@ -328,6 +329,15 @@ def test_torchaudio_that_does_not_import(shards, tmp_path, monkeypatch):
     assert found["torchaudio"].remedy.startswith("pip install")
     assert "libcudart.so.12" in found["audio model"].text
     assert not bad(looked(options(shards, tmp_path))), "MIDI alone does without"
+
+
+def test_torchaudio_without_its_binary_is_told_to_be_enough(shards, tmp_path, monkeypatch):
+    reason = "its binary does not load; its Python transforms work without it"
+    found = Backend("torchaudio", "2.11.0", works=True, reason=reason, remedy="pip install it")
+    monkeypatch.setattr(preflight_machine, "report", lambda: (found,))
+    (told,) = preflight_machine.check_torchaudio(read_plan(options(shards, tmp_path)))
+    assert told.text == f"2.11.0 has all that training needs: {reason}"
+    assert told.state == "ok"
 
 
 def test_a_wrong_key_names_the_one_that_was_meant(shards, tmp_path):

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from packer.build import build
 from packer.options import Options
 from trainer.__main__ import main
-from trainer.drawing import as_svg, piano_roll, scatter, spectrogram
+from trainer.drawing import as_svg, curves, piano_roll, scatter, spectrogram
 from trainer.outcomes import Outcome, Outcomes
 from trainer.report import Report, Run, best_epoch, page
 from trainer.showcase import comparison
@@ -139,6 +139,14 @@ def test_a_report_shows_the_best_epoch_and_loads_nothing():
     assert [one for one in loads if not one.startswith(("xmlns",))] == []
 
 
+def test_a_report_of_one_epoch_has_whole_epochs_and_tenths_of_a_sample():
+    text = report(epochs=[{"epoch": 0.0, "train/loss": 1.0, "data/epoch_samples_per_s": 2.44}])
+    assert "1 epoch," in text
+    assert "<b>2.4</b>" in text
+    (axes,) = curves({"loss": ([3.0], [0.5])}, title="loss").axes
+    assert axes.get_xlim() == (2.5, 3.5)
+
+
 def test_a_report_escapes_what_anybody_wrote():
     text = report()
     assert "<script" not in text
@@ -159,7 +167,7 @@ def stopped(folder: Path, error: BaseException) -> Path:
     made.load_state_dict({"epochs": [{"epoch": 0.0, "train/loss": 1.0}]})
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     trainer: Any = SimpleNamespace(
-        is_global_zero=True, default_root_dir=str(folder), strategy=strategy
+        is_global_zero=True, default_root_dir=str(folder), strategy=strategy, datamodule=None
     )
     made.on_exception(trainer, LightningModule(), error)
     return folder / "report.html"
@@ -223,6 +231,8 @@ def test_a_fit_shows_what_is_heard_and_read_and_how_it_is_rated(tmp_path: Path):
     assert audio == SAMPLE_RATE
     text = (tmp_path / "run" / "report.html").read_text()
     assert "2 epochs" in text
+    assert f"8 samples, 0.1 min, in 1 shards, at {tmp_path}/shards/train" in text
+    assert f"{tmp_path}/shards/val" in text
     assert "8 validation samples" in text
     assert f"out: {tmp_path}/run" in text
 

@@ -212,8 +212,10 @@ def test_fit_learns_and_leaves_figures_and_checkpoints(
     need_torchaudio(mode)
     options = (f"--mode={mode}", "--trainer.max_epochs=6", "--model.learning_rate=0.01")
     assert main(command("fit", shards, tmp_path, *options)) == 0
-    assert "rating at the mean" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "rating at the mean" in said
     found = metrics(tmp_path)
+    assert f"before training val/loss {found['before']['val/loss']:.4f}; from the first" in said
     assert found.keys() == {"before", "first", "last", "best"}
     assert found["before"]["val/mse"] == pytest.approx(found["before"]["val/mse_mean_baseline"])
     assert found["best"]["val/mse"] < found["best"]["val/mse_mean_baseline"]

@@ -145,14 +145,22 @@ class PianoData(LightningDataModule):
         self._open: dict[str, Pipeline] = {}
 
     @cached_property
+    def manifest(self) -> Manifest:
+        """Of the training split.
+
+        Raises:
+            ManifestError: there is no such split.
+        """
+        return _training_manifest(self.root, storage_options=self.storage_options)
+
+    @cached_property
     def statistics(self) -> Statistics:
         """Mean and std by dimension over the training split.
 
         Raises:
             ValueError: there is no such split, or it lacks a dimension that was asked for.
         """
-        manifest = _training_manifest(self.root, storage_options=self.storage_options)
-        return label_statistics(manifest, dimensions=self.dimensions, root=self.root)
+        return label_statistics(self.manifest, dimensions=self.dimensions, root=self.root)
 
     @property
     def position(self) -> int:
@@ -174,6 +182,12 @@ class PianoData(LightningDataModule):
     def ahead(self) -> int:
         """Batches that are made while one is trained on, at most; on a GPU, they lie there."""
         return batches_ahead(self._common)
+
+    def url(self, split: str) -> str:
+        """Where a split lies."""
+        if split == "val" and self.val_shards:
+            return self.val_shards
+        return f"{self.root}/{split}"
 
     def first_batch(self) -> tuple[dict[str, Any], int]:
         """A training batch, and how many samples an epoch of training has at most."""
@@ -221,11 +235,8 @@ class PianoData(LightningDataModule):
             self._open.popitem()[1].close()
 
     def _pipeline(self, split: str, **options: Any) -> Pipeline:
-        url = f"{self.root}/{split}"
-        if split == "val" and self.val_shards:
-            url = self.val_shards
         own: dict[str, Any] = {"dimensions": list(self.statistics), "device": self._gpu()}
-        return make_pipeline(url, **own, **self._common, **options)
+        return make_pipeline(self.url(split), **own, **self._common, **options)
 
     def _gpu(self) -> torch.device | None:
         """Where batches are to arrive, beside what the GPU computes; None is in memory."""

@@ -78,6 +78,9 @@ def curves(
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_ylim(0, max(0.05, 1.1 * axes.get_ylim()[1]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    shown = [epoch for epochs, _ in series.values() for epoch in epochs]
+    if shown and min(shown) == max(shown):  # or the axis would be hundredths of an epoch
+        axes.set_xlim(shown[0] - 0.5, shown[0] + 0.5)
     axes.set_title(title, loc="left")
     axes.set_xlabel("epoch")
     axes.grid(axis="y", color=_GRID, alpha=0.25, linewidth=0.6)

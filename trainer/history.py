@@ -60,16 +60,20 @@ def updated(epochs: Mapping[str, Figures], figures: Figures) -> dict[str, Figure
 
 
 def summary(epochs: Mapping[str, Figures], *, folder: str) -> str:
-    """One line: losses of the first and last epoch, beside rating all at the mean."""
+    """One line: losses before, of the first and last epoch, beside rating all at the mean."""
     first, last, best = epochs["first"], epochs["last"], epochs["best"]
+    before = ""
+    if "before" in epochs:  # not where trainer.num_sanity_val_steps is 0
+        before = f"before training val/loss {_shown(epochs['before'].get('val/loss'))}; "
 
     def change(name: str) -> str:
         return f"{name} {_shown(first.get(name))} -> {_shown(last.get(name))}"
 
-    baseline = _shown(last.get("val/mse_mean_baseline"))
+    mean, where = _shown(last.get("val/mse_mean_baseline")), f"{folder}/{FIGURES}"
     return (
-        f"{change('train/loss')}, {change('val/loss')} (best {_shown(best.get('val/loss'))} in "
-        f"epoch {best['epoch']}; rating at the mean: {baseline}); figures in {folder}/{FIGURES}"
+        f"{before}from the first epoch to the last {change('train/loss')}, {change('val/loss')} "
+        f"(best {_shown(best.get('val/loss'))} in epoch {best['epoch']}; "
+        f"rating at the mean: {mean}); figures in {where}"
     )
 
 

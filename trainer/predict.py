@@ -3,6 +3,7 @@
 import argparse
 import json
 import pickle
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from trainer.disk import try_writing
 from trainer.failures import run
 from trainer.models import Batch, Mode
 from trainer.module import Rater
-from trainer.recordings import Recording, Window, batches, cut, pair
+from trainer.recordings import Recording, Window, batches, cut, halves, pair
 
 _EXAMPLES = """examples:
   python -m trainer predict --checkpoint runs/x/checkpoints/best.ckpt --shards packed/test \\
@@ -175,7 +176,10 @@ def _predict(args: argparse.Namespace) -> None:
     if args.shards:
         lines = rate_shards(judge, args.shards, args)
     else:
-        lines = rate_recordings(judge, pair(args.files, mode=judge.mode), args)
+        recordings = pair(args.files, mode=judge.mode)
+        if note := halves(recordings, mode=judge.mode):
+            print(f"note: {note}", file=sys.stderr)
+        lines = rate_recordings(judge, recordings, args)
     text = [json.dumps(line, ensure_ascii=False) for line in lines]
     with _kept(args.out):
         write_whole(args.out, "".join(f"{line}\n" for line in text).encode())

@@ -48,7 +48,8 @@ def check_torchaudio(plan: Plan) -> Iterator[Finding]:
     (found,) = [backend for backend in report() if backend.name == "torchaudio"]
     text = f"{found.version or ''} {found.reason}".strip()
     if found.works:  # without its binary extension, too: features need only its Python
-        yield Finding("ok", "torchaudio", text)
+        why = f"has all that training needs: {found.reason}" if found.reason else ""
+        yield Finding("ok", "torchaudio", f"{found.version or ''} {why}".strip())
         return
     yield Finding("fail" if plan.hears else "warn", "torchaudio", text, found.remedy)
 

@@ -79,6 +79,18 @@ def pair(paths: Sequence[Path], *, mode: Mode) -> list[Recording]:
     return recordings
 
 
+def halves(recordings: Sequence[Recording], *, mode: Mode) -> str:
+    """What to say of audio without MIDI beside MIDI without audio: two halves of one, perhaps."""
+    heard = [one.audio for one in recordings if one.audio and not one.midi]
+    read = [one.midi for one in recordings if one.midi and not one.audio]
+    if mode != "fusion" or not heard or not read:
+        return ""
+    return (
+        f"{heard[0]} and {read[0]} are rated as two recordings; if they are one, give them one "
+        f"name, as in {heard[0]} {heard[0].with_suffix(read[0].suffix)}"
+    )
+
+
 def cut(recording: Recording, window: Window, *, mode: Mode) -> Iterator[Batch]:
     """The windows of a recording, each a batch of one row; what a mode does not take is left out.
 

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from loader.disk import write_whole
+from trainer.data import PianoData
 from trainer.disk import attempt
 from trainer.drawing import Series, as_svg, curves
 from trainer.outcomes import Outcome, Outcomes, scatters
@@ -38,7 +39,7 @@ class Run:
         epochs: figures by name, of each epoch; its number is ``epoch``.
         outcome: of the best validation pass; None where there was none.
         config: as YAML.
-        machine: what it ran on, by name.
+        machine: what it was trained on, data and machine, by name.
     """
 
     title: str
@@ -84,7 +85,7 @@ class Report(Callback):
             epochs=self._epochs,
             outcome=self._outcomes.best,
             config=_config(trainer),
-            machine=describe_machine(trainer.strategy.root_device),
+            machine=describe_data(trainer) | describe_machine(trainer.strategy.root_device),
         )
         with attempt(folder / REPORT):
             write_whole(folder / REPORT, page(run).encode())
@@ -116,6 +117,18 @@ def best_epoch(epochs: Sequence[Epoch]) -> Epoch:
     return min(validated, key=lambda one: one["val/loss"]) if validated else epochs[-1]
 
 
+def describe_data(trainer: Trainer) -> dict[str, str]:
+    """Where the splits lie, and how much the training one holds."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(data, PianoData):
+        return {}
+    manifest = data.manifest
+    seconds = manifest.duration_s
+    length = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+    held = f"{manifest.samples} samples, {length}, in {len(manifest.shards)} shards"
+    return {"training data": f"{held}, at {data.url('train')}", "validation data": data.url("val")}
+
+
 def describe_machine(device: torch.device) -> dict[str, str]:
     """Processor, device and versions."""
     name = "CPU"
@@ -138,8 +151,9 @@ def _config(trainer: Trainer) -> str:
 
 def _subtitle(run: Run, best: Epoch) -> str:
     samples = len(run.outcome.keys) if run.outcome else 0
+    epochs = "1 epoch" if len(run.epochs) == 1 else f"{len(run.epochs)} epochs"
     return (
-        f"{len(run.epochs)} epochs, best at {best['epoch']:.0f}; "
+        f"{epochs}, best at {best['epoch']:.0f}; "
         f"{samples} validation samples; on {html.escape(run.machine['device'])}"
     )
 
@@ -149,7 +163,7 @@ def _tiles(epochs: Sequence[Epoch], best: Epoch) -> Iterable[tuple[str, str]]:
     yield f"validation loss ({baseline} at the mean)", _number(best, "val/loss")
     yield "R², mean of dimensions", _number(best, "val/r2")
     yield "Pearson, mean", _number(best, "val/pearson")
-    yield "samples/s, last epoch", _number(epochs[-1], "data/epoch_samples_per_s", ".0f")
+    yield "samples/s, last epoch", _rate(epochs[-1])
     yield "waiting for data", _number(epochs[-1], "data/epoch_waiting", ".1%")
 
 
@@ -221,6 +235,12 @@ def _tile(name: str, text: str) -> str:
 
 def _figure(svg: str) -> str:
     return f"<figure>{svg}</figure>"
+
+
+def _rate(figures: Epoch) -> str:
+    """Samples a second; of few, the tenths count."""
+    name = "data/epoch_samples_per_s"
+    return _number(figures, name, ".0f" if figures.get(name, 0.0) >= 100 else ".1f")
 
 
 def _number(figures: Epoch, name: str, form: str = ".3f") -> str:
