@@ -15,6 +15,7 @@ batches of 16, 4 threads) with a small model, as this is for a CPU. What is fini
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -35,9 +36,8 @@ CLIPS, BATCH = 10_000, 16
 MODES = {"audio": "audio", "midi model": "midi", "fusion": "fusion"}
 MODEL = {"dim": 96, "layers": 2, "heads": 4, "n_mels": 64, "n_fft": 1024, "hop_length": 480}
 FILES = 16  # clips that are read as files of their own
-SPARE = (
-    0.02  # of PercePiano's windows: some sound alike or are silent, and the packer leaves them out
-)
+# of PercePiano's windows: some sound alike or are silent, and the packer leaves them out
+SPARE = 0.02
 CONFIG = "configs/experiment_10k.yaml"
 
 Facts = dict[str, float]
@@ -74,12 +74,14 @@ def main() -> None:
     phases = Phases(args.work / "phases", args.again)
     corpus, shards = args.work / "corpus", args.work / "shards"
     if args.data:
-        phases.run("midi", lambda: transpose(args.data, args.work / "midi", args.clips))
+        cut = with_spare(args.clips)
+        phases.run("midi", lambda: transpose(args.data, args.work / "midi", cut))
         phases.run("render", lambda: render(args.work / "midi", corpus))
-        phases.run("windows", lambda: windows(corpus, round(args.clips * (1 + SPARE))))
+        phases.run("windows", lambda: windows(corpus, cut))
     else:
         phases.run("render", lambda: compose(corpus, args.clips))
-    phases.run("pack", lambda: pack(corpus / "clips.jsonl", shards))
+    spare = SPARE if args.data else 0.0
+    phases.run("pack", lambda: pack(corpus / "clips.jsonl", shards, spare=spare))
     phases.run("verify", lambda: _module("packer", "verify", shards))
     if args.mount:
         phases.run("mount", lambda: stream(shards / "train", args.work / "cache"))
@@ -93,22 +95,21 @@ def main() -> None:
     print(json.dumps(report["tables"], indent=1))
 
 
+def with_spare(clips: int) -> int:
+    """Windows of which so many clips are left if the spare is rejected."""
+    return math.ceil(clips / (1 - SPARE))
+
+
 def render(midi: Path, corpus: Path) -> Facts:
     """Recordings of all of them."""
     _module("packer", "render", midi / "annotations.jsonl", "--out", corpus)
     return {}
 
 
-def pack(annotations: Path, shards: Path) -> Facts:
-    """Nine tenths to train on, by piece."""
-    options = (
-        "--split",
-        "train=0.9,val=0.1",
-        "--group-by",
-        "piece",
-        "--max-rejected",
-        f"{SPARE:.0%}",
-    )
+def pack(annotations: Path, shards: Path, *, spare: float) -> Facts:
+    """Nine tenths to train on, by piece; of the windows a share may be rejected."""
+    options = ["--split", "train=0.9,val=0.1", "--group-by", "piece"]
+    options += ["--max-rejected", f"{spare:.0%}"] if spare else []
     _module("packer", "build", annotations, "--out", shards, "--overwrite", *options)
     manifests = [_manifest(shards / name) for name in ("train", "val")]
     return {
@@ -176,6 +177,7 @@ def make_report(found: dict[str, Facts], args: argparse.Namespace) -> dict[str, 
     """Every phase; an epoch of data from a slow mount, beside file by file from the same."""
     rows = [[name, f"{facts['seconds']:.0f} s", _told(facts)] for name, facts in found.items()]
     total = sum(facts["seconds"] for facts in found.values())
+    clips = int(found["pack"]["train_samples"] + found["pack"]["val_samples"])
     model = ", ".join(f"{name} {value}" for name, value in MODEL.items())
     return {
         "machine": describe("torch", "lightning", "symusic", "miniaudio"),
@@ -184,7 +186,7 @@ def make_report(found: dict[str, Facts], args: argparse.Namespace) -> dict[str, 
         "phases": found,
         "tables": [
             {
-                "title": f"{args.clips:,} ten-second clips, batches of {BATCH}, phase by phase",
+                "title": f"{clips:,} ten-second clips, batches of {BATCH}, phase by phase",
                 "columns": ["phase", "time", ""],
                 "rows": rows,
             },

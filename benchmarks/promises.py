@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tables
+from guards import SKIPPED
 from guards import guards as listed_guards
 
 Found = dict[str, dict[str, Any]]
@@ -85,7 +86,10 @@ def guards(found: Found) -> str:
             "were listed, until each was missed; a run of all of them is not recorded yet."
         )
     missed, tried = report["noticed"], len(report["guards"])
-    passed = "" if missed == tried else f" Of {tried - missed} the tests passed without them."
+    skipped = sum(outcome == SKIPPED for outcome in report["guards"].values())
+    others = tried - missed - skipped
+    passed = f" Of {others} the tests did not fail without them." if others else ""
+    passed += f" Of {skipped} they need what that machine lacks." if skipped else ""
     return (
         f"So {tried} guards were taken out ({report['machine']['date']}, commit "
         f"{report['machine']['commit']}), and the tests of {missed} failed without theirs.{passed} "

@@ -180,9 +180,11 @@ def test_folds_of_another_code_are_trained_again(benchmark, tmp_path, monkeypatc
 def test_an_epoch_is_compared_with_files_of_the_same_run_alone(benchmark, mount):
     experiment = benchmark("experiment_10k")
     epochs = {"first_epoch_s": 100.0, "cached_epoch_s": 20.0, "files_epoch_s": 2000.0}
-    found = {"mount" if mount else "disk": {"seconds": 3.0, **epochs}}
-    args = argparse.Namespace(data=None, clips=10, mount=mount)
-    _, *compared = experiment.make_report(found, args)["tables"]
+    packed = {"seconds": 1.0, "train_samples": 9_003, "val_samples": 998}
+    found = {"pack": packed, "mount" if mount else "disk": {"seconds": 3.0, **epochs}}
+    args = argparse.Namespace(data=None, clips=10_000, mount=mount)
+    phases, *compared = experiment.make_report(found, args)["tables"]
+    assert phases["title"].startswith("10,001 ten-second clips")  # as many as were packed
     ratios = [[row[-1] for row in table["rows"]] for table in compared]
     assert ratios == ([["1", "20", "100"]] if mount else [])
 
@@ -246,3 +248,10 @@ def test_a_library_that_caches_no_files_is_asked_nothing_of_caches(faults, tmp_p
     cells = [row[1] for row in faults.table(found)["rows"]]
     assert cells[-2:] == ["does not apply: caches no local files"] * 2
     assert cells[0] == "240 right, no error"
+
+
+@pytest.mark.parametrize("clips", [1, 49, 50, 9_999, 10_000])
+def test_the_10k_experiment_has_all_its_clips_if_the_spare_is_rejected(benchmark, clips):
+    experiment = benchmark("experiment_10k")
+    cut = experiment.with_spare(clips)
+    assert cut - int(experiment.SPARE * cut) >= clips

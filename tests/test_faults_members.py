@@ -238,7 +238,11 @@ def test_a_file_that_lies_is_named(tmp_path, name):
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_of_what_a_header_claims_no_memory_is_taken(name):
-    """It is refused, or as much is read as there is; a window, too, is of what there is."""
+    """It is refused, or as much is read as there is; a window, too, is of what there is.
+
+    Memory of Python and numpy is counted. What decoders take themselves is not: it is bounded by
+    ``MEMORY_BYTES``, in the process above that reads these files, too.
+    """
     extension, data = lying_headers()[name]
     found = []
     tracemalloc.start()

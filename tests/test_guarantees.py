@@ -1,11 +1,15 @@
 """docs/guarantees.md: each promise names tests that there are, as many as it says, and a guard."""
 
 import importlib
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from snippets import ROOT
@@ -120,7 +124,10 @@ def test_guards_that_were_not_missed_are_told(benchmark):
     found = {"guards": {"machine": machine, "noticed": 2, "guards": {"a": "fails", "b": "fails"}}}
     assert "So 2 guards were taken out (2026-01-01, commit abc)" in promises.guards(found)
     found["guards"]["guards"]["c"] = "passes"
-    assert "Of 1 the tests passed without them" in promises.guards(found)
+    assert "Of 1 the tests did not fail without them. [" in promises.guards(found)
+    found["guards"]["guards"]["d"] = "is skipped"
+    told = promises.guards(found)
+    assert "Of 1 the tests did not fail without them. Of 1 they need what that machine" in told
 
 
 def test_each_promise_has_a_guard_that_is_taken_out(guards):
@@ -128,3 +135,44 @@ def test_each_promise_has_a_guard_that_is_taken_out(guards):
     for row in ROWS:
         if row.chapter in _GUARDED:
             assert row.tests & guarded, f"{row.promise}: benchmarks/guards.toml has no guard of it"
+
+
+@pytest.mark.parametrize(
+    ("test", "outcome"),
+    [
+        ("def test_it(): assert GUARDED", "fails"),
+        ("def test_it(): pass", "passes"),
+        ("def test_it(): pytest.skip('no FUSE')", "is skipped"),
+        ("def test_it(nothing): pass", "cannot begin: an error in a fixture"),
+        (
+            "@pytest.fixture\ndef it():\n    yield\n    assert GUARDED\ndef test_it(it): pass",
+            "fails",
+        ),
+        ("def test_other(): pass", "pytest ends with 5"),
+    ],
+)
+def test_what_a_test_does_without_its_guard_is_told_apart(benchmark, tmp_path, test, outcome):
+    guards, tree = benchmark("guards"), tmp_path / "tree"
+    (tree / "tests").mkdir(parents=True)
+    (tree / "tests/test_a.py").write_text(f"import pytest\nGUARDED = True\n{test}\n")
+    edits = (("tests/test_a.py", "GUARDED = True", "GUARDED = False"),)
+    assert guards._try(tree, guards.Guard("p", "test_a", "test_it", edits)) == outcome
+    assert "GUARDED = True" in (tree / "tests/test_a.py").read_text()
+
+
+def test_an_interrupt_ends_the_tests_of_a_guard_too(tmp_path):
+    (tmp_path / "test_a.py").write_text(
+        "import os, pathlib, time\n"
+        "def test_it():\n"
+        "    pathlib.Path('pid').write_text(str(os.getpid()) + ' ')\n"
+        "    time.sleep(60)\n"
+    )
+    code = "import guards, pathlib; guards._pytest(pathlib.Path.cwd(), ['test_a.py'])"
+    own = os.environ | {"PYTHONPATH": f"{ROOT / 'benchmarks'}{os.pathsep}{ROOT}"}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=own) as run:
+        end, pid = time.monotonic() + 60, tmp_path / "pid"
+        while not (pid.exists() and pid.read_text().endswith(" ")) and time.monotonic() < end:
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        run.wait(30)
+    assert not Path("/proc", pid.read_text().strip()).exists()
