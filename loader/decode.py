@@ -208,8 +208,7 @@ class BatchDecoder:
             raise MendedError
         shard = self._store.shards[number].url
         if not self._skip_errors:
-            named = DecodeError(f"{shard}: sample {key!r}: {error}")
-            raise named.with_traceback(error.__traceback__) from error.__cause__
+            raise DecodeError(f"{shard}: sample {key!r}: {error}") from error.__cause__
         return Skipped(key, shard, str(error))
 
     def _frames(self, facts: dict[int, Facts]) -> int:
