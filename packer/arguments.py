@@ -1,6 +1,7 @@
 """The options of a build, and their values as they are written on a command line."""
 
 import argparse
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.commands import size
+
+log = logging.getLogger("packer")
 
 DASK_HELP = "use a Dask cluster, such as tcp://HOST:8786; local: one on this machine"
 ROOT_HELP = "where relative paths start; default: the annotations' folder"
@@ -19,7 +22,7 @@ def share(text: str) -> float:
     """A part of all, such as ``1%`` or ``0.01``."""
     value = _number(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if text == "1":
-        raise argparse.ArgumentTypeError("1 may be one percent, or all: say 1%, or 100%")
+        log.warning("--max-rejected 1 is all of them: say 1%, or 100% if that is meant")
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1, or 0% and 100%")
     return value

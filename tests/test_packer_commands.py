@@ -110,7 +110,6 @@ def test_values_are_read(read, text, value):
         (arguments.size, "1.2.3MB", "no size such as 32MB"),
         (arguments.size, "32K", "no size such as 32MB"),
         (arguments.size, "much", "no size such as 32MB"),
-        (arguments.share, "1", "may be one percent, or all: say 1%, or 100%"),
         (arguments.share, "150%", "is not between 0 and 1"),
         (arguments.share, "nan", "is no number"),
         (arguments.shares, "train", "is not NAME=SHARE"),
@@ -125,6 +124,12 @@ def test_values_are_read(read, text, value):
 def test_values_that_cannot_be_are_named(read, text, message):
     with pytest.raises(ArgumentTypeError, match=message):
         read(text)
+
+
+@pytest.mark.parametrize("text", ["1", "1%", "100%", "1.0"])
+def test_a_share_of_one_that_may_be_a_percent_is_told(caplog, text):
+    arguments.share(text)
+    assert ("is all of them: say 1%, or 100%" in caplog.text) == (text == "1")
 
 
 # --- build
