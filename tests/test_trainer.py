@@ -249,6 +249,17 @@ def test_a_checkpoint_is_validated_tested_and_refused_by_another_mode(
     assert "--mode midi" in capsys.readouterr().err
 
 
+def test_a_file_that_is_no_checkpoint_is_refused_without_a_way_around(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "x.ckpt").write_text('{"audio_path": "x.wav"}')
+    options = (f"--ckpt_path={tmp_path / 'x.ckpt'}", "--mode=midi")
+    assert main(command("validate", shards, tmp_path, *options)) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert "it is refused" in line
+    assert "weights_only" not in line
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
