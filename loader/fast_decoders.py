@@ -39,6 +39,9 @@ class _Fast:
     """One of miniaudio's decoders: on memory, into memory, without Python's lock."""
 
     frames: int
+    # released on closing: where an error holds itself through its frames, Python's garbage
+    # collector would clear a memoryview that is still lent, and crash
+    _data: Any
 
     def __init__(self, handle: Any, name: str, *, int16: bool) -> None:
         self._handle, self.int16, self._at = handle, int16, 0
@@ -80,6 +83,7 @@ class Flac(_Fast):
 
     def close(self) -> None:
         _lib.ma_dr_flac_close(self._handle)
+        _ffi.release(self._data)
 
     def _count(self) -> int:
         """Frames that are really there."""
@@ -101,6 +105,7 @@ class Wav(_Fast):
 
     def close(self) -> None:
         _lib.ma_dr_wav_uninit(self._handle)
+        _ffi.release(self._data)
 
 
 class Mp3(_Fast):
@@ -114,6 +119,7 @@ class Mp3(_Fast):
 
     def close(self) -> None:
         _lib.ma_dr_mp3_uninit(self._handle)
+        _ffi.release(self._data)
 
 
 FAST: dict[str, Callable[[Data], Any]] = {"flac": Flac, "wav": Wav, "mp3": Mp3}

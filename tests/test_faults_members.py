@@ -260,6 +260,33 @@ def test_of_what_a_header_claims_no_memory_is_taken(name):
     assert len(found) == (2 if name in HARMLESS else 0)
 
 
+HELD = """
+import gc
+from loader.audio import decode_window
+from shards.errors import DecodeError
+from test_faults_members import RATE, lying_headers, np
+
+def fail(data, extension):
+    try:
+        decode_window(data, extension, np.empty(RATE, "f4"), sample_rate=RATE, at_least=60.0)
+    except DecodeError as error:
+        held = error  # which holds this frame
+
+for extension, data in lying_headers().values():
+    fail(memoryview(data), extension)
+    gc.collect()
+print("alive")
+"""
+
+
+def test_an_error_that_holds_itself_is_collected_without_a_crash():
+    """In a process of its own: a memoryview that is lent to a decoder may not be cleared."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELD], cwd=HERE, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
+
+
 def test_a_member_that_is_larger_than_its_sample_is_not_made_room_for(tmp_path):
     """With an index, which says where the sample ends; the header claims 8 GB."""
     members = {"json": b"{}", "flac": sound("flac")}
