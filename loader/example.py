@@ -265,18 +265,24 @@ def _midi(example: Example, recipe: Recipe, start: int) -> tuple[NDArray[Any], i
     kept = notes.table[: recipe.max_notes]
     if recipe.midi == "notes":
         return kept.astype(np.float32), notes.left_out
-    tokens = octuple(kept)
-    if np.abs(tokens).max(initial=0) > _LARGEST_TOKEN:
-        raise DecodeError(f"has notes of which no tokens can be made: {np.abs(tokens).max()}")
+    with np.errstate(invalid="ignore"):  # what is too large for an integer becomes the least of all
+        tokens = octuple(kept)
+    for extreme in (tokens.min(initial=0), tokens.max(initial=0)):
+        if not -_LARGEST_TOKEN <= extreme <= _LARGEST_TOKEN:
+            raise DecodeError(f"has notes of which no tokens can be made: {extreme}")
     return tokens.astype(np.int16), notes.left_out
 
 
 def _notes(example: Example, extension: str, recipe: Recipe, start: int) -> Notes:
     """The notes of the window that the audio is cropped to."""
     if not start and "notes.npy" in example.members:
-        table = npy_view(example.members["notes.npy"]).astype(np.float64)
-        if table.ndim != 2 or table.shape[1] != len(COLUMNS):
-            raise DecodeError(f"notes.npy holds {table.shape}; [notes, {len(COLUMNS)}] is due")
+        stored = npy_view(example.members["notes.npy"])
+        if stored.dtype.kind not in "fiu" or stored.ndim != 2 or stored.shape[1] != len(COLUMNS):
+            due = f"numbers [notes, {len(COLUMNS)}]"
+            raise DecodeError(f"notes.npy holds {stored.dtype} {stored.shape}; {due} are due")
+        table = stored.astype(np.float64)
+        if not np.isfinite(table).all():
+            raise DecodeError("notes.npy holds what is no finite number")
         last = (table[:, 0] + table[:, 1]).max(initial=0.0)
         if recipe.clip_seconds is None or last <= recipe.clip_seconds:
             return Notes(table, 0)
