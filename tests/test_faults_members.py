@@ -453,18 +453,17 @@ def test_a_million_notes_are_read_in_bounds(tmp_path):
         np.zeros((2, 6), dtype="S1"),
         np.full((2, 6), np.nan),
         np.full((2, 6), -np.inf),
-        np.full((2, 6), 1e30),
         np.full((2, 6), -1e30),
         np.zeros((2, 5)),
         np.zeros(6),
     ],
-    ids=["text", "nan", "infinite", "huge", "huge below 0", "five columns", "one dimension"],
+    ids=["text", "nan", "infinite", "huge", "five columns", "one dimension"],
 )
 def test_a_table_of_notes_that_is_none_is_refused(tmp_path, table):
     members = {"json": b"{}", "mid": midi(SCALE), "notes.npy": npy_bytes(table)}
     (tmp_path / "a.tar").write_bytes(sample_bytes("k", members) + END_OF_ARCHIVE)
     with (
         make_pipeline(str(tmp_path / "a.tar"), fields=["midi"], batch_size=1) as pipe,
-        pytest.raises(DecodeError, match="'k': (notes.npy holds|has notes of which no tokens)"),
+        pytest.raises(DecodeError, match=r"'k': (notes\.npy holds|has notes of which no tokens)"),
     ):
         list(pipe)
