@@ -32,7 +32,7 @@ def npy_view(data: Data) -> NDArray[Any]:
     """
     begin = _begin(data)
     dtype, fortran, shape = _npy_header(bytes(data[:begin]))
-    if min(shape, default=0) < 0 or not dtype.itemsize:
+    if min(shape, default=0) < 0 or not dtype.itemsize or dtype.shape:  # of arrays within arrays
         raise DecodeError(f"damaged npy header: {shape} {dtype}")
     count = math.prod(shape)
     if len(data) - begin < count * dtype.itemsize:
