@@ -6,14 +6,12 @@ from pathlib import Path
 
 from loader.cache import ShardCache
 from loader.fetch import Fetcher
-from loader.lapse import Lapse
 from loader.numbering import Numbering
 from loader.opened import Opened, open_pinned
 from loader.pin import Pin
 from loader.stats import Stats
 from loader.stop import Stop
 from loader.trust import Trust
-from loader.unmounted import Mounts
 from shards.errors import CacheError, ShardError
 
 log = logging.getLogger(__name__)
@@ -29,24 +27,17 @@ class CachedShards:
         stats: Stats,
         trust: Trust,
         *,
-        mounts: Mounts,
-        lapse: Lapse,
+        fetcher: Fetcher,
         stop: Stop,
-        relieve: Callable[[], None],
     ) -> None:
         """Fetch and open nothing yet.
 
         Args:
-            mounts: that shards come from.
-            lapse: while it lasts, nothing is fetched.
-            relieve: called where the cache has no room, to let files go that can be spared.
+            fetcher: of the same shards, into the same cache.
         """
         self._numbering, self._cache = numbering, cache
-        self._stats, self._trust, self._lapse = stats, trust, lapse
-        self._stop, self._relieve = stop, relieve
-        self._fetcher = Fetcher(
-            numbering, cache, stats, mounts=mounts, lapse=lapse, stop=stop, relieve=relieve
-        )
+        self._stats, self._trust = stats, trust
+        self._fetcher, self._stop = fetcher, stop
         self._made: set[str] = set()  # decoded copies that need no further look at their hash
 
     def open(self, number: int) -> Opened:
@@ -98,17 +89,14 @@ class CachedShards:
             self._stats.fetched(name)  # before it is there to be opened
             make(path)
 
-        pin, _ = self._cache.acquire(
-            name, make_noted, need_bytes=need_bytes, stop=self._stop, relieve=self._relieve
-        )
-        pin.release()
+        self._fetcher.acquire(name, make_noted, need_bytes=need_bytes)[0].release()
 
     def ensure(self, number: int) -> None:
         """Fetch a shard, unless it is there or its decoded copy is, or the cache is left alone."""
         if (pin := self._find_decoded(number)) is not None:
             pin.release()
-        elif not self._lapse.lasts:
-            self._fetcher.fetch(number)[0].release()
+        else:
+            self._fetcher.ensure(number)
 
     def wake(self) -> None:
         """Have fetches that stand aside look whether the store is closed."""

@@ -41,6 +41,11 @@ class ReadRate:
     bytes_per_s: float
 
 
+def nearest(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path("/"))
+
+
 def measure(folder: Path) -> DiskRate:
     """Write and read a file in a folder.
 

@@ -61,14 +61,27 @@ class Fetcher:
             if (pin := self._cache.find(name, stop=self._stop)) is not None:
                 return pin, True
             raise CacheError(f"{self._cache.folder}: is left alone for a while")
+        size = int(self._numbering.shards.sizes[number])
         with self._stats.time("fetch"):
-            return self._cache.acquire(
-                name,
-                partial(self._transfer, number),
-                need_bytes=int(self._numbering.shards.sizes[number]),
-                stop=self._stop,
-                relieve=self._relieve,
-            )
+            return self.acquire(name, partial(self._transfer, number), need_bytes=size)
+
+    def ensure(self, number: int) -> None:
+        """Fetch a shard, unless it is there or the cache is left alone; raises as ``fetch``."""
+        if not self._lapse.lasts:
+            self.fetch(number)[0].release()
+
+    def acquire(
+        self, name: str, fill: Callable[[Path], None], *, need_bytes: int
+    ) -> tuple[Pin, bool]:
+        """A file of the cache, made by ``fill`` if need be, and whether it was there already.
+
+        Raises:
+            InterruptedError: if the store is closed meanwhile.
+            CacheError: if it cannot be put there.
+        """
+        return self._cache.acquire(
+            name, fill, need_bytes=need_bytes, stop=self._stop, relieve=self._relieve
+        )
 
     def awaiting(self, number: int) -> AbstractContextManager[None]:
         """While a reader waits for a shard, which then comes before all others."""

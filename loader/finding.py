@@ -10,6 +10,7 @@ from shards.errors import DataError
 State = Literal["ok", "warn", "fail"]
 
 _PATIENCE_S = 15.0
+_THREAD = "loader-doctor-"  # as names of threads begin
 _MISFITS = (AttributeError, TypeError, KeyError, AssertionError)  # of packages, to each other
 _TROUBLE = (OSError, RuntimeError, ImportError, ValueError, DataError, *_MISFITS)
 
@@ -45,9 +46,14 @@ def survive(subject: str, check: Check, *, patience_s: float = _PATIENCE_S) -> l
         except _TROUBLE as error:
             found.append(Finding("fail", subject, f"{type(error).__name__}: {error}"))
 
-    thread = threading.Thread(target=run, name=f"loader-doctor-{subject}", daemon=True)
+    thread = threading.Thread(target=run, name=f"{_THREAD}{subject}", daemon=True)
     thread.start()
     thread.join(patience_s)
     if thread.is_alive():
         return [*found, Finding("fail", subject, f"does not answer within {patience_s:.0f} s")]
     return found
+
+
+def left_behind() -> bool:
+    """Whether a check that did not answer in time is still at it."""
+    return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from loader.cache import default_folder
-from loader.disk import DiskRate, ReadRate, measure, sample_reads
+from loader.disk import DiskRate, ReadRate, measure, nearest, sample_reads
 from loader.finding import Finding
 from loader.room import reserved_bytes
 from shards.mounts import file_system, is_local, on_colab
@@ -25,7 +25,7 @@ _ENTRIES = 64  # a folder on a mount may hold tens of thousands
 def check_cache() -> Iterator[Finding]:
     """Where shards are cached: a local disk, with room, that is written and read fast."""
     folder = default_folder()
-    there = next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path("/"))
+    there = nearest(folder)
     disk = shutil.disk_usage(there)
     yield judge_cache(folder, file_system(there), free_bytes=disk.free, total_bytes=disk.total)
     if not is_local(there):

@@ -12,6 +12,7 @@ from pathlib import Path
 from loader.cache import ShardCache
 from loader.cached import CachedShards
 from loader.direct import DirectShards
+from loader.fetch import Fetcher
 from loader.inplace import read_in_place
 from loader.lapse import Lapse
 from loader.mend import Mender
@@ -205,15 +206,17 @@ class ShardStore:
         self._close_unused()
 
     def _make_cached(self, cache: ShardCache, stats: Stats) -> CachedShards:
-        return CachedShards(
+        fetcher = Fetcher(
             self._numbering,
             cache,
             stats,
-            self._trust,
             mounts=self._mounts,
             lapse=self._lapse,
             stop=self._stop,
             relieve=_close_unused_of_all,
+        )
+        return CachedShards(
+            self._numbering, cache, stats, self._trust, fetcher=fetcher, stop=self._stop
         )
 
     def _mend_or_leave(self, number: int, entry: Opened) -> bool:

@@ -158,9 +158,8 @@ def _refuse_other_data(
 
     A dataset is not replaced by what is left where too much is left out.
     """
-    if (
-        "__init__.py" in target.names()
-    ):  # as ``--out shards`` would be, in a checkout of this project
+    # as ``--out shards`` would be, in a checkout of this project
+    if "__init__.py" in target.names():
         raise ManifestError(f"{target.url} is a Python package: pack into another folder")
     others = other_datasets(target, [split for split in targets if split], overwrite=overwrite)
     if overwrite and (others or any(NAME in one.names() for one in targets.values())):

@@ -1,7 +1,6 @@
 """Looks at a run before it begins: what would stop it or slow it down, and what mends that."""
 
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -33,7 +32,6 @@ WORDS = {"ok": "pass", "warn": "warn", "fail": "fail"}
 _WIDTH = 14
 _DOCTOR = "python -m loader doctor  # of this machine, its disks and mounts"
 _LESS = "a smaller --data.batch_size, or again once the machine has less to do"
-_THREAD = "loader-doctor-"  # as ``survive`` names it
 
 
 def examine(plan: Plan, *, short: bool = False) -> Iterator[Finding]:
@@ -68,11 +66,6 @@ def require_fit(plan: Plan) -> None:
     if failures := [one for one in found if one.state == "fail"]:
         first = failures[0]
         raise ValueError(f"{first.text}: {first.remedy}; all checks: python -m trainer preflight")
-
-
-def left_behind() -> bool:
-    """Whether a check that did not answer in time is still at it."""
-    return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
 
 
 def row(finding: Finding) -> str:

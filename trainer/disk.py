@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from loader.disk import nearest
+
 log = logging.getLogger(__name__)
-
-
-def nearest(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    return next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path("/"))
 
 
 def try_writing(folder: Path) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loader.doctor import summarise
-from loader.finding import Finding
+from loader.finding import Finding, left_behind
 from shards.commands import Help
-from trainer.checks import WORDS, examine, left_behind, row
+from trainer.checks import WORDS, examine, row
 from trainer.command import Command
 from trainer.failures import run
 from trainer.plan import Plan, PlanError, explain, plan_of

@@ -8,13 +8,14 @@ import torch
 
 from loader.backends import report
 from loader.decoded import decoded_bytes
+from loader.disk import nearest
 from loader.finding import Finding, State
 from loader.machine import check_gpu
 from loader.places import DRIVE, MOUNT_DRIVE, judge_cache
 from loader.room import held_bytes
 from loader.source import open_source
 from shards.mounts import file_system, is_local, on_colab
-from trainer.disk import nearest, try_writing
+from trainer.disk import try_writing
 from trainer.plan import Plan
 from trainer.preflight_shards import Opened, local_path
 
