@@ -20,6 +20,7 @@ from shards.mounts import file_system, is_local, on_colab
 
 log = logging.getLogger(__name__)
 
+_FIRST_POLL_S = 0.005
 _REMOVAL_POLLS = 20
 _TIMES_GONE = 2
 
@@ -98,6 +99,7 @@ class ShardCache:
         relieve: Callable[[], None],
     ) -> tuple[Pin, bool]:
         path, hit = self.folder / name, True
+        pause_s = _FIRST_POLL_S  # a small file may be fetched, read and evicted within POLL_S
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -110,8 +112,10 @@ class ShardCache:
                         self._room.make(need_bytes, relieve=relieve, stop=stop)
                         part_path(path, need_bytes).touch()  # takes the room it will need
                     fetch(path)
-            if not alone and stop.wait(POLL_S):
-                raise InterruptedError(f"stopped while waiting for {path}")
+            if not alone:
+                if stop.wait(pause_s):
+                    raise InterruptedError(f"stopped while waiting for {path}")
+                pause_s = min(2 * pause_s, POLL_S)
 
     def find(self, name: str, *, stop: threading.Event) -> Pin | None:
         """The file ``name`` if it is there."""
