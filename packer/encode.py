@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, Protocol
 
 from packer.audio import COPY, write_audio
 from packer.patience import PatientFile
@@ -68,6 +68,14 @@ class Job:
     with_notes: bool
 
 
+class Spooled(Protocol):
+    """A file that is only appended to."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+    def tell(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """Where a sample lies in its spool file; or, with ``reason``, why it could not be encoded.
@@ -101,8 +109,11 @@ def shares(samples: Iterable[int], seconds: Sequence[float]) -> list[list[int]]:
     return found
 
 
-def encode_recording(job: Job) -> list[Encoded]:
-    """Encode every task of a job into its spool file.
+def encode_recording(job: Job, spool: Spooled) -> list[Encoded]:
+    """Encode every task of a job; what is too large for memory lies beside its spool file.
+
+    Args:
+        spool: what the blocks are appended to.
 
     Raises:
         FetchError: if the disk or mount of its sources is away.
@@ -110,7 +121,7 @@ def encode_recording(job: Job) -> list[Encoded]:
     """
     results: list[Encoded] = []
     scores = Scores()
-    with job.spool.open("wb") as spool, OpenRecording(job.tasks[0].audio) as recording:
+    with OpenRecording(job.tasks[0].audio) as recording:
         for task in job.tasks:
             try:
                 results.append(_encode_sample(task, job, recording, scores, spool))
@@ -120,7 +131,7 @@ def encode_recording(job: Job) -> list[Encoded]:
 
 
 def _encode_sample(
-    task: Task, job: Job, recording: OpenRecording, scores: Scores, spool: BinaryIO
+    task: Task, job: Job, recording: OpenRecording, scores: Scores, spool: Spooled
 ) -> Encoded:
     """Append the tar blocks of a sample to the spool.
 
@@ -215,7 +226,7 @@ def _cut_midi(task: Task, scores: Scores) -> tuple[bytes, dict[str, Any]]:
     return cut.midi, {"midi_bar": cut.bar, "midi_beat": cut.beat, "has_midi": True}
 
 
-def _append(spool: BinaryIO, name: str, file: IO[bytes]) -> None:
+def _append(spool: Spooled, name: str, file: IO[bytes]) -> None:
     """Append a file as a member: its header, its bytes and padding, as ``sample_bytes`` does."""
     header = tarfile.TarInfo(name)
     header.size = file.seek(0, os.SEEK_END)

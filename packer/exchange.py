@@ -32,7 +32,6 @@ from shards.errors import DataError, FetchError
 _LIBRARIES = ("numpy", "soundfile", "soxr", "symusic", "distributed")
 _JOBS = 64  # of a batch, at most
 _GATHERED_BYTES = 64 << 20  # of blocks in memory, if there is more than one sample
-_CHUNK_BYTES = 4 << 20
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -257,17 +256,9 @@ def _require_sources(batch: Batch) -> None:
 
 def _encode(batch: Batch, blocks: Path) -> list[Encoded]:
     """Encode recording after recording into one file."""
-    places: list[Encoded] = []
-    part = blocks.with_suffix(".part")
     with writing(blocks.parent), blocks.open("wb") as file:
-        for job in batch.jobs:
-            first = file.tell()
-            encoded = encode_recording(replace(job, spool=part))
-            places += [replace(place, offset=first + place.offset) for place in encoded]
-            with part.open("rb") as source:
-                while chunk := source.read(_CHUNK_BYTES):
-                    file.write(chunk)
-    return places
+        jobs = (replace(job, spool=blocks) for job in batch.jobs)
+        return [place for job in jobs for place in encode_recording(job, file)]
 
 
 def _gather(site: Site, cut: Cut, path: Path) -> dict[int, tuple[Path, Encoded]]:

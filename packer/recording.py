@@ -129,10 +129,12 @@ class OpenRecording:
         stream = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, channels)
         first, last = self._span(start_s, end_s)
         scaled = np.empty((BLOCK, self._open().channels), dtype=np.float32)
+        mixed = np.empty(BLOCK, dtype=np.float32)
         for block in self._blocks(first, last):
             if not level.hear(block):
                 raise DecodeError(f"{self.path}: holds samples that are not finite numbers")
-            sound = _with_channels(_as_float(block, scaled[: len(block)]), channels)
+            sound = _as_float(block, scaled[: len(block)])
+            sound = _with_channels(sound, channels, mixed[: len(block)])
             if stream is not None:
                 ends = level.frames == last - first
                 sound = stream.resample_chunk(sound, last=ends)
@@ -204,8 +206,8 @@ def _as_float(block: Read, out: Sound) -> Sound:
     return block.astype(np.float32, copy=False)
 
 
-def _with_channels(block: Sound, channels: int) -> Sound:
+def _with_channels(block: Sound, channels: int, out: NDArray[np.float32]) -> Sound:
     if block.shape[1] == channels:
         return block
-    mono = mix_down(block)[:, None]
+    mono = mix_down(block, out)[:, None]
     return mono if channels == 1 else np.repeat(mono, channels, axis=1)

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from packer.encode import Encoded, Job, Task, encode_recording
 from packer.interrupt import held_back
@@ -138,15 +138,29 @@ def forget(spool: Path) -> None:
 
 
 def _encode_into(job: Job, partial: Path) -> list[Encoded]:
-    places = encode_recording(replace(job, spool=partial))
-    note = {
-        "crc32": _crc32(partial),
-        "places": [asdict(place) for place in places],
-    }
+    with partial.open("wb") as file:
+        summed = _Summed(file)
+        places = encode_recording(replace(job, spool=partial), summed)
+    note = {"crc32": summed.crc32, "places": [asdict(place) for place in places]}
     os.replace(partial, job.spool)
     partial.write_text(json.dumps(note), encoding="utf-8")
     os.replace(partial, job.spool.with_suffix(_PLACES))
     return places
+
+
+class _Summed:
+    """Appends to a file and takes the sum of what passes, so that it is not read again for it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.crc32 = 0
+
+    def write(self, data: bytes) -> None:
+        self.crc32 = zlib.crc32(data, self.crc32)
+        self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 def _name(url: str) -> str:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from packer.interrupt import insisted, interrupts_blocked
+from packer.memory import keep_freed
 from shards.errors import DataError
 
 Job = TypeVar("Job")
@@ -63,7 +64,7 @@ def _in_order(task: Callable[[Job], Result], jobs: Sequence[Job], workers: int) 
     context = multiprocessing.get_context("spawn")
     lifeline, held = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_end_with, initargs=(lifeline,)
+        workers, mp_context=context, initializer=_begin, initargs=(lifeline,)
     )
     try:
         try:
@@ -79,8 +80,9 @@ def _in_order(task: Callable[[Job], Result], jobs: Sequence[Job], workers: int) 
         lifeline.close()
 
 
-def _end_with(lifeline: Connection) -> None:
-    """End this process as soon as the other end of a pipe is closed, by whatever closes it."""
+def _begin(lifeline: Connection) -> None:
+    """Prepare a worker, which ends as soon as the other end of a pipe is closed, whatever did."""
+    keep_freed()
 
     def watch() -> None:
         wait([lifeline])

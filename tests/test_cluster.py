@@ -37,11 +37,11 @@ SLOW = """
 import os, time
 from packer import exchange
 from packer.encode import encode_recording
-def slowly(job):
+def slowly(job, spool):
     time.sleep(0.03)
     with open(os.environ["ENCODED"], "a") as file:
         file.write(job.tasks[0].key + chr(10))
-    return encode_recording(job)
+    return encode_recording(job, spool)
 exchange.encode_recording = slowly
 """
 # the command line, but that batches are small

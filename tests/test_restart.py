@@ -197,10 +197,10 @@ def test_a_recording_begun_is_a_recording_finished(annotations, tmp_path, monkey
     """An exception within what libsndfile calls back would be lost, and the sound be spoilt."""
     encode, calls = spools.encode_recording, []
 
-    def signalled(job):
+    def signalled(job, spool):
         calls.append(job)
         os.kill(os.getpid(), number)
-        return encode(job)
+        return encode(job, spool)
 
     monkeypatch.setattr(spools, "encode_recording", signalled)
     before = signal.getsignal(number)
@@ -545,13 +545,13 @@ def test_what_could_not_be_encoded_is_tried_again(annotations, tmp_path, monkeyp
     """A mount may have failed, and not the recording."""
     encode = spools.encode_recording
 
-    def failing(job):
-        return [replace(place, reason="as told") for place in encode(job)]
+    def failing(job, spool):
+        return [replace(place, reason="as told") for place in encode(job, spool)]
 
-    def ending(job):
+    def ending(job, spool):
         if list((tmp_path / "cache").rglob("*.json")):
             raise KeyboardInterrupt
-        return failing(job)
+        return failing(job, spool)
 
     monkeypatch.setattr(spools, "encode_recording", failing)
     with pytest.raises(AnnotationError, match="as told"):

@@ -1,6 +1,7 @@
 """packer.spread: results come in order, and no process outlives the one that started it."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -132,3 +133,21 @@ def is_there(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+# --- memory of workers
+
+
+def faults(_: int) -> int:
+    """Page faults of 20 rounds in which 24 MB are filled and freed."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [b"x" * (3 << 20) for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library of others cannot be told")
+def test_workers_keep_the_memory_they_freed():
+    pages = (24 << 20) // resource.getpagesize()
+    for found in spread(faults, [0, 1], workers=2, progress=False):
+        assert found < 3 * pages
