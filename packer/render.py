@@ -32,6 +32,7 @@ log = logging.getLogger("packer")
 # performances of PercePiano peaks at 0.99.
 GAIN = np.float32(1.5)
 FORMATS = ("flac", "wav")  # Ogg is left out: libsndfile numbers its streams at random
+_UNFIT = "lines cannot be rendered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def render_annotations(
     if clipped := sum(1 for one in made if one.clipped):
         log.warning("%d of %d recordings clip", clipped, len(made))
     faults = [one.fault for one in made if one.fault is not None]
-    Report(annotations, len(lines), None, faults).check()
+    Report(annotations, len(lines), None, faults, _UNFIT).check()
     write_lines(target, lines)
     return target
 
@@ -171,7 +172,7 @@ def _layout(
             "midi_path": recording.midi.relative_to(out).as_posix(),
         }
         lines.append(paths | line | paths)  # first in order, and not the line's own
-    Report(annotations, len(lines) + len(rejected), None, rejected).check()
+    Report(annotations, len(lines) + len(rejected), None, rejected, _UNFIT).check()
     return lines, list(recordings.values())
 
 

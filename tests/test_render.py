@@ -174,7 +174,7 @@ def test_a_bad_line_is_named_before_anything_is_written(annotations, row, messag
 def test_all_bad_lines_are_named_and_bad_midi_stops_no_other(annotations):
     (annotations.parent / "c.mid").write_bytes(b"no MIDI")
     (annotations.parent / "midi/b/a.mid").unlink()
-    with pytest.raises(AnnotationError, match="2 of 4 annotations") as error:
+    with pytest.raises(AnnotationError, match="2 of 4 lines cannot be rendered") as error:
         render(annotations)
     assert re.search(r"jsonl:2: .*a\.mid.*jsonl:4: .*c\.mid", str(error.value), re.DOTALL)
     assert "--max-rejected" not in str(error.value)
@@ -182,7 +182,7 @@ def test_all_bad_lines_are_named_and_bad_midi_stops_no_other(annotations):
     with annotations.open("a") as file:
         file.write("[]\n{}\n")
     with pytest.raises(
-        AnnotationError, match=r"2 of 6 annotations(.|\n)*jsonl:5: (.|\n)*jsonl:6: "
+        AnnotationError, match=r"2 of 6 lines cannot be rendered(.|\n)*jsonl:5: (.|\n)*jsonl:6: "
     ):
         render(annotations)
 
