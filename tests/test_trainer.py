@@ -27,7 +27,6 @@ from trainer.augmentation import Augmentation
 from trainer.data import PianoData
 from trainer.models import Mode
 from trainer.module import Rater
-from trainer.optimiser import adamw
 from trainer.schedule import warmup_cosine
 from trainer.scores import Scores, figures
 
@@ -360,21 +359,14 @@ def test_a_resumed_run_is_augmented_as_if_it_had_never_stopped(shards: Path, tmp
 
 
 def test_every_part_of_an_optimiser_has_its_rate_and_frozen_ones_have_none(shards: Path):
-    options: dict[str, Any] = {"loss": "uncertainty", "backbone_learning_rate": 1e-5}
-    _, rater = fit(shards, learning_rate=1e-2, gradient_checkpointing=True, **options)
-    optimiser = adamw(
-        rater.parameters(),
-        backbone=rater.model.backbone(),
-        learning_rate=1e-2,
-        backbone_learning_rate=1e-5,
-        weight_decay=0.1,
-    )
-    rates = {id(p): (g["lr"], g["weight_decay"]) for g in optimiser.param_groups
+    own: dict[str, Any] = {"backbone_learning_rate": 1e-5, "wide_learning_rate": 1e-3}
+    _, rater = fit(shards, learning_rate=1e-2, weight_decay=0.1, loss="uncertainty", **own)
+    made: Any = rater.configure_optimizers()
+    rates = {id(p): (g["initial_lr"], g["weight_decay"]) for g in made["optimizer"].param_groups
              for p in g["params"]}  # fmt: skip
     for name, parameter in rater.named_parameters():
-        backbone, decays = name.startswith("model.midi."), parameter.ndim > 1
-        expected = 1e-5 if backbone else 1e-2, 0.1 if decays else 0.0
-        assert rates[id(parameter)] == expected, name
+        rate = {"midi": 1e-5, "wide": 1e-3}.get(name.split(".")[1], 1e-2)
+        assert rates[id(parameter)] == (rate, 0.1 if parameter.ndim > 1 else 0.0), name
     assert rater.weighting is not None
     assert rater.weighting.log_variance.detach().all()
 

@@ -43,6 +43,7 @@ class Rater(LightningModule):
         loss: Literal["mse", "uncertainty"] = "mse",
         learning_rate: float = 1e-3,
         backbone_learning_rate: float | None = None,
+        wide_learning_rate: float | None = None,
         weight_decay: float = 0.05,
         warmup_fraction: float = 0.05,
         augment: Augmentation | None = None,
@@ -72,6 +73,7 @@ class Rater(LightningModule):
             loss: mse, or uncertainty, which learns how much each dimension counts.
             learning_rate: AdamW's, at the end of the warm-up.
             backbone_learning_rate: that of the encoders; null is the same.
+            wide_learning_rate: that of the linear layer on the figures of a clip; null is the same.
             weight_decay: of matrices; vectors (biases, norms) have none.
             warmup_fraction: share of all steps in which the rate rises, in [0, 1].
             augment: what is done to training batches; null is nothing.
@@ -118,6 +120,7 @@ class Rater(LightningModule):
         )
         self.learning_rate = learning_rate
         self.backbone_learning_rate = backbone_learning_rate
+        self.wide_learning_rate = wide_learning_rate
         self.weight_decay = weight_decay
         self.warmup_fraction = warmup_fraction
 
@@ -179,9 +182,11 @@ class Rater(LightningModule):
         """AdamW, and a schedule that ends with the last step of the run."""
         optimizer = adamw(
             self.parameters(),
-            backbone=self.model.backbone(),
+            apart=[
+                (self.model.backbone(), self.backbone_learning_rate),
+                (list(self.model.wide.parameters()), self.wide_learning_rate),
+            ],
             learning_rate=self.learning_rate,
-            backbone_learning_rate=self.backbone_learning_rate,
             weight_decay=self.weight_decay,
         )
         total = int(self.trainer.estimated_stepping_batches)

@@ -6,37 +6,39 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW
 
+Parameters = Sequence[nn.Parameter]
+
 
 def adamw(
     parameters: Iterable[nn.Parameter],
     *,
-    backbone: Sequence[nn.Parameter],
+    apart: Sequence[tuple[Parameters, float | None]],
     learning_rate: float,
-    backbone_learning_rate: float | None,
     weight_decay: float,
 ) -> AdamW:
     """The optimiser of a run.
 
     Args:
         parameters: all of the model; those that are frozen are left out.
-        backbone: which of them are encoders.
-        learning_rate: of what is no encoder, and of encoders without a rate of their own.
-        backbone_learning_rate: of the encoders.
+        apart: parts of it with rates of their own; None is the same rate.
+        learning_rate: of all that is in no such part.
         weight_decay: of matrices; vectors (biases, norms) have none.
     """
-    encoders = {id(p) for p in backbone}
-    trained = [p for p in parameters if p.requires_grad]
-    rest = [p for p in trained if id(p) not in encoders]
-    rate = learning_rate if backbone_learning_rate is None else backbone_learning_rate
-    groups = [*_groups(rest, learning_rate, weight_decay), *_groups(backbone, rate, weight_decay)]
+    known = {id(p) for part, _ in apart for p in part}
+    rest = [p for p in parameters if id(p) not in known]
+    groups = [
+        group
+        for part, rate in [(rest, learning_rate), *apart]
+        for group in _groups(part, learning_rate if rate is None else rate, weight_decay)
+    ]
     return AdamW([group for group in groups if group["params"]])
 
 
-def _groups(parameters: Iterable[nn.Parameter], rate: float, decay: float) -> list[dict[str, Any]]:
+def _groups(parameters: Parameters, rate: float, decay: float) -> list[dict[str, Any]]:
     """Matrices with weight decay, vectors without."""
-    parameters = list(parameters)
-    matrices = [p for p in parameters if p.ndim > 1]
-    vectors = [p for p in parameters if p.ndim <= 1]
+    trained = [p for p in parameters if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim <= 1]
     return [
         {"params": matrices, "lr": rate, "weight_decay": decay},
         {"params": vectors, "lr": rate, "weight_decay": 0.0},
