@@ -29,6 +29,7 @@ from packer.commands import (
     run_view,
 )
 from packer.interrupt import interruptible
+from packer.memory import keep_freed
 from shards.commands import Commands, Help, add_command, json_object, run_command
 
 log = logging.getLogger("packer")
@@ -36,6 +37,7 @@ log = logging.getLogger("packer")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0, 1 if something is at fault, 130 if interrupted."""
+    keep_freed()
     with interruptible():
         return run_command(_parser(), argv, log)
 

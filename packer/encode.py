@@ -50,9 +50,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Samples of one recording, and the file that their tar blocks are appended to.
+    """Samples of one recording.
 
     Attributes:
+        spool: where their tar blocks will be; beside it lies meanwhile what memory does not hold.
         extension: of the audio members.
         with_midi: every sample has a MIDI file.
         with_notes: and beside it a table of its notes.
@@ -110,10 +111,10 @@ def shares(samples: Iterable[int], seconds: Sequence[float]) -> list[list[int]]:
 
 
 def encode_recording(job: Job, spool: Spooled) -> list[Encoded]:
-    """Encode every task of a job; what is too large for memory lies beside its spool file.
+    """Encode every task of a job.
 
     Args:
-        spool: what the blocks are appended to.
+        spool: what the blocks are appended to, whatever will be named ``job.spool``.
 
     Raises:
         FetchError: if the disk or mount of its sources is away.

@@ -22,6 +22,7 @@ import soundfile
 
 from packer.encode import JOB_S, Encoded, Job, encode_recording
 from packer.journal import BEGUN, ENCODED
+from packer.memory import keep_freed
 from packer.shard import Written, shard_name, write_shard
 from packer.spool import noted_places, writing
 from packer.target import Target
@@ -156,6 +157,7 @@ def encode_batch(site: Site, batch: Batch, *, begun_before: bool) -> list[Encode
     if begun_before and (found := _encoded_before(shared, batch)) is not None:
         return found
     _require_sources(batch)
+    keep_freed()
     with _scratch() as folder:
         blocks = folder / f"{batch.name}.blocks"
         places = _encode(batch, blocks)

@@ -5,7 +5,7 @@ import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 _KEPT_BYTES = 64 << 20
-_LARGE_BYTES = 4 << 20  # more than any buffer of a segment
+_LARGE_BYTES = 16 << 20  # more than an audio member in memory, or another buffer of a segment
 
 
 def keep_freed() -> None:

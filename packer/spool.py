@@ -6,7 +6,7 @@ import shutil
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -140,7 +140,7 @@ def forget(spool: Path) -> None:
 def _encode_into(job: Job, partial: Path) -> list[Encoded]:
     with partial.open("wb") as file:
         summed = _Summed(file)
-        places = encode_recording(replace(job, spool=partial), summed)
+        places = encode_recording(job, summed)
     note = {"crc32": summed.crc32, "places": [asdict(place) for place in places]}
     os.replace(partial, job.spool)
     partial.write_text(json.dumps(note), encoding="utf-8")

@@ -81,7 +81,7 @@ def _in_order(task: Callable[[Job], Result], jobs: Sequence[Job], workers: int) 
 
 
 def _begin(lifeline: Connection) -> None:
-    """Prepare a worker, which ends as soon as the other end of a pipe is closed, whatever did."""
+    """Prepare a worker; it ends with the other end of a pipe, by whatever that is closed."""
     keep_freed()
 
     def watch() -> None:

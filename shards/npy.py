@@ -28,12 +28,14 @@ def npy_view(data: Data) -> NDArray[Any]:
     """The array of a ``.npy`` file, over its own bytes.
 
     Raises:
-        DecodeError: if it is damaged, or holds Python objects.
+        DecodeError: if it is damaged, or holds Python objects, or arrays within arrays.
     """
     begin = _begin(data)
     dtype, fortran, shape = _npy_header(bytes(data[:begin]))
-    if min(shape, default=0) < 0 or not dtype.itemsize or dtype.shape:  # of arrays within arrays
+    if min(shape, default=0) < 0 or not dtype.itemsize:
         raise DecodeError(f"damaged npy header: {shape} {dtype}")
+    if dtype.shape:
+        raise DecodeError(f"npy declares {dtype} {shape}: arrays within arrays are not read")
     count = math.prod(shape)
     if len(data) - begin < count * dtype.itemsize:
         raise DecodeError(f"truncated: {len(data) - begin} bytes where {shape} {dtype} is declared")

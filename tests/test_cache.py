@@ -10,7 +10,7 @@ import threading
 import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import corpus
@@ -335,6 +335,25 @@ def test_a_file_that_another_fetched_and_uses_is_shared_not_waited_for(tmp_path,
     assert [hit for _, hit in results] == [True]
     for pin in (pins[0], results[0][0]):
         pin.release()
+
+
+def test_who_waits_for_a_file_looks_soon_and_then_more_seldom(tmp_path, monkeypatch):
+    """Through a small cache a shard may be fetched, read and evicted before the next look."""
+    from loader import cache as module
+
+    pauses: list[float] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout=None):
+            pauses.append(timeout)
+            return False
+
+    monkeypatch.setattr(module, "exclusive", lambda path: nullcontext(len(pauses) > 8))
+    cache = ShardCache(tmp_path, 1000)
+    cache.acquire("d/a.tar", lambda path: path.touch(), need_bytes=0, stop=Stop())[0].release()
+    assert pauses[0] < 0.01
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == module.POLL_S
 
 
 def test_what_is_discarded_while_it_is_read_comes_anew(tmp_path):

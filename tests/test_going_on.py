@@ -61,6 +61,18 @@ def test_a_changed_model_is_what_goes_on(shards, tmp_path):
     assert set(checkpoint(out)["lr_schedulers"][0]["base_lrs"]) == {5e-4}
 
 
+def test_a_fit_refuses_a_checkpoint_whose_optimiser_had_other_parts(shards, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(arguments(shards, out, trainer__max_epochs=1)) == 0
+    earlier = checkpoint(out)
+    del earlier["hyper_parameters"]["wide_learning_rate"]
+    torch.save(earlier, out / "checkpoints" / "last.ckpt")
+    capsys.readouterr()
+    assert main(arguments(shards, out, trainer__max_epochs=2)) == 1
+    assert "earlier version" in capsys.readouterr().err
+    assert main(["validate", *arguments(shards, out)[1:], last(out)]) == 0
+
+
 def test_the_first_step_behind_a_checkpoint_has_the_new_rate(shards, tmp_path, monkeypatch):
     out = tmp_path / "run"
     assert main(arguments(shards, out, trainer__max_epochs=1)) == 0

@@ -361,10 +361,16 @@ def test_a_resumed_run_is_augmented_as_if_it_had_never_stopped(shards: Path, tmp
 def test_every_part_of_an_optimiser_has_its_rate_and_frozen_ones_have_none(shards: Path):
     own: dict[str, Any] = {"backbone_learning_rate": 1e-5, "wide_learning_rate": 1e-3}
     _, rater = fit(shards, learning_rate=1e-2, weight_decay=0.1, loss="uncertainty", **own)
+    frozen = [*rater.model.join.parameters(), *rater.model.midi.parameters()][::5]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
     made: Any = rater.configure_optimizers()
     rates = {id(p): (g["initial_lr"], g["weight_decay"]) for g in made["optimizer"].param_groups
              for p in g["params"]}  # fmt: skip
+    assert not rates.keys() & {id(p) for p in frozen}
     for name, parameter in rater.named_parameters():
+        if not parameter.requires_grad:
+            continue
         rate = {"midi": 1e-5, "wide": 1e-3}.get(name.split(".")[1], 1e-2)
         assert rates[id(parameter)] == (rate, 0.1 if parameter.ndim > 1 else 0.0), name
     assert rater.weighting is not None

@@ -24,8 +24,8 @@ def adamw(
         learning_rate: of all that is in no such part.
         weight_decay: of matrices; vectors (biases, norms) have none.
     """
-    known = {id(p) for part, _ in apart for p in part}
-    rest = [p for p in parameters if id(p) not in known]
+    in_parts = {id(p) for part, _ in apart for p in part}
+    rest = [p for p in parameters if id(p) not in in_parts]
     groups = [
         group
         for part, rate in [(rest, learning_rate), *apart]

@@ -22,8 +22,14 @@ def adapt(checkpoint: dict[str, Any], trainer: Trainer, *, before: dict[str, int
         before: ``batch_samples`` and ``step_samples`` over all ranks, of the run that saved it.
 
     Raises:
-        ValueError: if the rest of the epoch does not fill one batch.
+        ValueError: if the rest of the epoch does not fill one batch, or the checkpoint is of a
+            version whose optimiser had other parts.
     """
+    if "wide_learning_rate" not in checkpoint["hyper_parameters"]:
+        raise ValueError(
+            "the checkpoint is of an earlier version, whose optimiser knew no rate of the wide "
+            "path: validate, test and predict take it, a fit does not; train anew (--fresh)"
+        )
     now = sizes(trainer)
     if now["batch_samples"] != before["batch_samples"]:
         _count_batches_anew(checkpoint["loops"]["fit_loop"], _data(trainer), trainer)
