@@ -71,6 +71,8 @@ def test_a_fit_refuses_a_checkpoint_whose_optimiser_had_other_parts(shards, tmp_
     assert main(arguments(shards, out, trainer__max_epochs=2)) == 1
     assert "earlier version" in capsys.readouterr().err
     assert main(["validate", *arguments(shards, out)[1:], last(out)]) == 0
+    rated = ["--shards", str(shards / "val"), "--out", str(tmp_path / "rated.jsonl")]
+    assert main(["predict", "--checkpoint", last(out).partition("=")[2], *rated]) == 0
 
 
 def test_the_first_step_behind_a_checkpoint_has_the_new_rate(shards, tmp_path, monkeypatch):

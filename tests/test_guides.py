@@ -45,8 +45,6 @@ pytestmark = [
     # Lightning calls a function that torch has renamed.
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),
     pytest.mark.filterwarnings("ignore:.*is not resumable"),
-    # A validation has none of the callbacks of the fit that wrote its checkpoint.
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 
 

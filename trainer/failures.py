@@ -20,6 +20,8 @@ _NOISE = (
     ".*your dataloader is not resumable.*",
     # A folder that holds last.ckpt is where a resumed run belongs.
     "Checkpoint directory .* exists and is not empty.*",
+    # A validation or test has none of the callbacks of the fit that wrote its checkpoint.
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
     # A resumed or validated run has a log folder of its own.
     "The dirpath has changed from .*",
     # Between libraries: Lightning's calls of torch and jsonargparse, main's of Lightning.
