@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loader.cache import default_folder
-from shards.commands import Commands, add_command, json_object, plain, run_command, size
+from shards.commands import Commands, add_command, json_object, number, plain, run_command, size
 
 log = logging.getLogger("loader")
 
@@ -159,7 +159,7 @@ def _add_bench(commands: Commands) -> None:
     text = "samples/s by cache and number of decoding threads, and what limits it"
     add = add_command(commands, "bench", _bench, text, examples=_BENCH_EXAMPLES).add_argument
     add("url", metavar="URL", help="a dataset: a folder with a manifest, or tars")
-    add("--seconds", type=float, default=2.0, help="for each setting")
+    add("--seconds", type=number, default=2.0, help="for each setting")
     add("--batch-size", type=int, default=16, help="samples of a batch")
     add(
         "--caches",
@@ -171,8 +171,8 @@ def _add_bench(commands: Commands) -> None:
     add("--cache-dir", type=Path, default=default_folder(), help="on a local disk")
     add("--subset", type=int, metavar="N", help="only the first N samples")
     add("--sample-rate", type=int, default=24000, metavar="HZ", help="as you train with it")
-    add("--clip-seconds", type=float, default=10.0, metavar="S", help="as you train with it")
-    add("--step-ms", type=float, default=0.0, metavar="T", help="a training step after each batch")
+    add("--clip-seconds", type=number, default=10.0, metavar="S", help="as you train with it")
+    add("--step-ms", type=number, default=0.0, metavar="T", help="a training step after each batch")
     add("--out", type=Path, metavar="FILE", help="draw a picture: .png, .svg or .pdf")
     add("--json", action="store_true", help="for scripts")
     add("--storage-options", type=json_object, metavar="JSON", help="passed to fsspec")

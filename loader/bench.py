@@ -1,5 +1,6 @@
 """How many samples a second a dataset gives, by cache and decoding threads, and what limits it."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -56,10 +57,10 @@ class Task:
     storage_options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0:
-            raise ValueError(f"seconds must be more than 0, got {self.seconds}")
-        if not self.step_ms >= 0:
-            raise ValueError(f"step_ms must be at least 0, got {self.step_ms}")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"seconds must be more than 0 and finite, got {self.seconds}")
+        if not 0 <= self.step_ms < math.inf:
+            raise ValueError(f"step_ms must be at least 0 and finite, got {self.step_ms}")
 
     def open(self, cache: Cache, workers: Workers) -> Pipeline:
         """A pipeline over the dataset; sets smaller than a batch are padded."""

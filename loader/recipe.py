@@ -1,5 +1,6 @@
 """What a pipeline makes of a sample: which fields, at which rate, how long, as what."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -49,7 +50,8 @@ class Recipe:
         _require(bool(self.fields), "fields is empty: name at least one")
         for name in ("sample_rate", "clip_seconds", "max_notes"):
             given = getattr(self, name)
-            is_number = isinstance(given, Real) and not isinstance(given, bool)
+            is_real = isinstance(given, Real) and not isinstance(given, bool)
+            is_number = is_real and math.isfinite(given)
             optional = name == "clip_seconds" and given is None
             _require(is_number or optional, f"{name} must be a number, got {given!r}")
         _require(self.sample_rate > 0, f"sample_rate must be positive, got {self.sample_rate}")

@@ -30,7 +30,7 @@ from packer.commands import (
 )
 from packer.interrupt import interruptible
 from packer.memory import keep_freed
-from shards.commands import Commands, Help, add_command, json_object, run_command
+from shards.commands import Commands, Help, add_command, json_object, number, run_command
 
 log = logging.getLogger("packer")
 
@@ -134,8 +134,8 @@ def _add_sample(commands: Commands) -> None:
     add = add_command(commands, "sample", run_sample, text, examples=examples.SAMPLE).add_argument
     add("folder", type=Path, metavar="DIR")
     add("--pieces", type=int, default=24, help="how many")
-    add("--piece-seconds", type=float, default=60.0, help="length of each")
-    add("--clip-seconds", type=float, default=10.0, help="length of a sample")
+    add("--piece-seconds", type=number, default=60.0, help="length of each")
+    add("--clip-seconds", type=number, default=10.0, help="length of a sample")
     add("--seed", type=int, default=0, help="of the music")
     add("--workers", type=int, help="processes; default: one a core")
 

@@ -2,13 +2,12 @@
 
 import argparse
 import logging
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shards.commands import size
+from shards.commands import number, size
 
 log = logging.getLogger("packer")
 
@@ -20,7 +19,7 @@ Add = Callable[..., Any]  # a parser's add_argument
 
 def share(text: str) -> float:
     """A part of all, such as ``1%`` or ``0.01``."""
-    value = _number(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    value = number(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if text == "1":
         log.warning("--max-rejected 1 is all of them: say 1%, or 100% if that is meant")
     if not 0 <= value <= 1:
@@ -37,7 +36,7 @@ def shares(text: str) -> dict[str, float]:
             raise argparse.ArgumentTypeError(f"{part!r} is not NAME=SHARE")
         if name in found:
             raise argparse.ArgumentTypeError(f"{name!r} has two shares")
-        found[name] = _number(value)
+        found[name] = number(value)
     return found
 
 
@@ -54,7 +53,7 @@ def value_range(text: str) -> tuple[float, float]:
     low, colon, high = text.partition(":")
     if not colon:
         raise argparse.ArgumentTypeError(f"{text!r} is not LOWEST:HIGHEST, such as 0:100")
-    found = (_number(low), _number(high))
+    found = (number(low), number(high))
     if not found[0] < found[1]:
         raise argparse.ArgumentTypeError(f"{text!r}: the lowest comes first, as in 0:100")
     return found
@@ -75,12 +74,12 @@ def add_intake(add: Add) -> None:
     add("--whole", action="store_true", help="take whole recordings, whatever segment a line names")
     add(
         "--segment",
-        type=float,
+        type=number,
         metavar="S",
         help="cut recordings, or the segments that lines name, into windows of S seconds; a rest "
         "of at least half of it becomes a shorter window",
     )
-    add("--hop", type=float, metavar="S", help="from window to window; default: --segment")
+    add("--hop", type=number, metavar="S", help="from window to window; default: --segment")
     add("--subset", type=int, metavar="N", help="only N samples, always the same ones")
 
 
@@ -95,7 +94,7 @@ def add_checks(add: Add) -> None:
     )
     add(
         "--tolerance",
-        type=float,
+        type=number,
         default=0.5,
         metavar="S",
         help="by which the notes of a MIDI file may outlast its recording, or end before its tail",
@@ -138,13 +137,3 @@ def add_format(add: Add) -> None:
     add("--sample-rate", type=int, default=24000, metavar="HZ", help="audio is resampled to this")
     add("--channels", type=int, choices=(1, 2), default=1, help="1: mixed to mono")
     add("--shard-size", type=size, default="32MB", metavar="SIZE", help="planned for each shard")
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
-    return value

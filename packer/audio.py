@@ -18,7 +18,7 @@ from packer.patience import PatientFile, patiently
 from shards.chunks import require_whole, require_whole_file
 from shards.errors import DecodeError, FetchError
 from shards.npy import typed_npy_view
-from shards.pcm import PLAUSIBLE
+from shards.pcm import LOWEST_RATE, PLAUSIBLE
 
 Samples = NDArray[np.int16]  # (frames, channels)
 Number = TypeVar("Number", np.int16, np.float32)
@@ -46,7 +46,7 @@ class Codec:
     extension: str
     written: Mapping[str, Any] = field(default_factory=dict)
     rates: tuple[int, ...] = ()
-    lowest: int = 1
+    lowest: int = LOWEST_RATE  # below which no loader reads it
     highest: int = 655_350  # what FLAC's header can say
     channels: int = 2
 

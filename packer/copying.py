@@ -6,6 +6,7 @@ from pathlib import Path
 from packer.audio import COPIED
 from packer.segments import Segment
 from shards.faults import Kind, Rejection
+from shards.pcm import HIGHEST_RATE, LOWEST_RATE
 
 
 def copied_extension(recordings: Iterable[Path]) -> str:
@@ -53,6 +54,8 @@ def _refusal(segment: Segment, extension: str) -> str:
             f"is no .{extension} as most of the recordings are, and the samples of a dataset have "
             "one codec"
         )
+    if not LOWEST_RATE <= segment.rate <= HIGHEST_RATE:
+        return f"is at {segment.rate} Hz; {LOWEST_RATE} to {HIGHEST_RATE} are read"
     if annotation.start_s or annotation.end_s is not None:
         return "a segment cannot be copied"
     return ""

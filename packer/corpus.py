@@ -1,5 +1,6 @@
 """Write an annotated corpus of made piano pieces: MIDI, recordings, and ratings of excerpts."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -63,6 +64,8 @@ def write_corpus(
     """
     if pieces < 1:
         raise ValueError(f"pieces must be at least 1, got {pieces}")
+    if not 0 < piece_seconds < math.inf:
+        raise ValueError(f"piece_seconds must be positive and finite, got {piece_seconds}")
     if not 0 < clip_seconds <= piece_seconds:
         raise ValueError(f"clip_seconds must be in (0, {piece_seconds}], got {clip_seconds}")
     if seed < 0:

@@ -1,5 +1,6 @@
 """What is asked of a build's sources, and which samples are made of the lines."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,14 +34,14 @@ class Intake:
     def __post_init__(self) -> None:
         for name in ("segment_s", "hop_s", "subset", "io_threads"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value}")
         if self.hop_s is not None and self.segment_s is None:
             raise ValueError("hop_s is given without segment_s: there is nothing to cut")
         if min(self.segment_s or 1, self.hop_s or 1) < SHORTEST_S:
             raise ValueError(f"segment_s and hop_s must be at least {SHORTEST_S}")
-        if self.tolerance_s < 0:
-            raise ValueError(f"tolerance_s must not be negative, got {self.tolerance_s}")
+        if not 0 <= self.tolerance_s < math.inf:
+            raise ValueError(f"tolerance_s must be at least 0 and finite, got {self.tolerance_s}")
 
     @property
     def noted(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What shapes a dataset, checked."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -49,8 +50,8 @@ class Options:
         _choose("midi", self.midi, MIDI_FORMS)
         _choose("order", self.order, ORDERS)
         for name in ("sample_rate", "shard_bytes", "group_bytes"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.channels not in (1, 2):
             raise ValueError(f"channels must be 1 or 2, got {self.channels}")
         if self.audio != COPY:
@@ -89,11 +90,11 @@ def _check_codec(name: str, sample_rate: int, channels: int) -> None:
 
 def _check_shares(split: Mapping[str, float]) -> None:
     """Shares of splits sum to 1, or are a ratio."""
+    if not all(0 < share < math.inf for share in split.values()):
+        raise ValueError(f"shares of splits must be positive and finite, got {dict(split)}")
     total, ratio = sum(split.values()), all(share >= 1 for share in split.values())
     if not ratio and abs(total - 1) > 1e-6:
         raise ValueError(
             f"shares of splits must sum to 1, or be a ratio such as 8, 1 and 1; "
             f"{dict(split)} sum to {total:g}"
         )
-    if any(share <= 0 for share in split.values()):
-        raise ValueError(f"shares of splits must be positive, got {dict(split)}")

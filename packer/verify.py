@@ -22,6 +22,7 @@ from shards.index import parse_index
 from shards.keys import keys_bytes
 from shards.manifest import NAME, Manifest, ShardInfo, load_manifest
 from shards.notes import read_notes
+from shards.pcm import HIGHEST_RATE, LOWEST_RATE
 from shards.reader import ShardReader
 
 _AUDIO = (NPY, *COPIED)
@@ -225,3 +226,6 @@ def _check_audio(data: bytes, extension: str, meta: Mapping[str, Any]) -> None:
         raise DecodeError(f"audio decodes to {frames} frames, its JSON says {due}")
     if rate is not None and due_rate is not None and rate != due_rate:
         raise DecodeError(f"audio is at {rate} Hz, its JSON says {due_rate}")
+    stored = due_rate if rate is None else rate  # a table of samples does not tell it
+    if isinstance(stored, int | float) and not LOWEST_RATE <= stored <= HIGHEST_RATE:
+        raise DecodeError(f"audio is at {stored} Hz; {LOWEST_RATE} to {HIGHEST_RATE} are read")

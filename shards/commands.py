@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -100,6 +101,17 @@ def _refuse(command: argparse.ArgumentParser, unknown: Sequence[str]) -> NoRetur
     near = get_close_matches(unknown[0].partition("=")[0], options, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+
+
+def number(text: str) -> float:
+    """The type of an option that is a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return value
 
 
 def size(text: str) -> int:

@@ -1,6 +1,7 @@
 """python -m loader bench: every setting measured warm, what limits it, and which to take."""
 
 import json
+import math
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,19 @@ def test_the_report_ends_with_the_setting_to_take():
 def test_a_wrong_option_is_told_in_a_line(dataset, caplog, arguments, message):
     assert main(["bench", str(dataset), *arguments]) == 1
     assert message in caplog.text
+
+
+@pytest.mark.parametrize("option", ["--seconds", "--clip-seconds", "--step-ms"])
+def test_an_option_that_is_no_number_is_told_at_once(capsys, option):
+    with pytest.raises(SystemExit):
+        main(["bench", "nowhere", option, "inf"])
+    assert f"argument {option}: 'inf' is no number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["seconds", "step_ms"])
+def test_a_task_without_end_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be .* and finite, got inf"):
+        Task("nowhere", **{name: math.inf})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import subprocess
 import sys
 import tracemalloc
@@ -274,6 +275,11 @@ def test_the_checksum_is_ogg_s(data):
             {"audio": "ogg", "sample_rate": 384_000},
             "sample_rate of ogg must be from 8000 to 192000",
         ),
+        ({"sample_rate": 100}, "sample_rate of flac must be from 1000 to 655350, got 100"),
+        ({"audio": "npy", "sample_rate": 999}, "sample_rate of npy must be from 1000"),
+        ({"sample_rate": math.nan}, "sample_rate must be positive and finite, got nan"),
+        ({"shard_bytes": math.inf}, "shard_bytes must be positive and finite, got inf"),
+        ({"split": {"a": math.nan}}, "shares of splits must be positive and finite"),
         ({"audio": "npy", "channels": 2}, "channels of npy must be 1, got 2"),
         ({"audio": "copy", "channels": 2}, "leave channels out"),
         ({"channels": 3}, "channels must be 1 or 2, got 3"),
@@ -337,6 +343,16 @@ def test_a_copy_is_the_recording_to_the_byte(tmp_path, extension):
     assert batch["audio_frames"].tolist() == [RATE, RATE]
     (checked,) = verify(str(dataset), workers=0, progress=False)
     assert not checked.faults
+
+
+def test_a_recording_of_a_rate_that_no_loader_reads_is_not_copied(tmp_path):
+    annotations = write_sources(tmp_path, "0.wav", "1.wav")
+    soundfile.write(tmp_path / "1.wav", music(1, 100), 100)
+    dataset = make(annotations, tmp_path / "out", audio="copy", build={"max_rejected": 0.5})
+    assert sorted(samples(dataset)) == ["0"]
+    (left_out,) = map(json.loads, (dataset / "rejected.jsonl").read_text().splitlines())
+    assert "1.wav: is at 100 Hz; 1000 to 1000000 are read" in left_out["reason"]
+    assert left_out["kind"] == Kind.NOT_COPYABLE
 
 
 def test_what_cannot_be_copied_is_named_with_its_reason(tmp_path):

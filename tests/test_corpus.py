@@ -82,7 +82,9 @@ def test_tonality_is_named(sharps, minor, name):
     assert tonality(ScoreTick.from_midi(score.dumps_midi())) == name
 
 
-@pytest.mark.parametrize("bad", [{"pieces": 0}, {"clip_seconds": 10.0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"pieces": 0}, {"clip_seconds": 10.0}, {"seed": -1}, {"piece_seconds": float("inf")}]
+)
 def test_bad_arguments_are_refused(tmp_path, bad):
     with pytest.raises(ValueError, match="must be"):
         write_corpus(tmp_path / "new", **OPTIONS | bad)

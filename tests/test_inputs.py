@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
@@ -324,7 +325,10 @@ def test_a_subset_is_that_of_the_smallest_hashes(recordings):
         ({"hop_s": 1.0}, "hop_s is given without segment_s"),
         ({"segment_s": 1.0, "hop_s": 0.001}, "must be at least 0.01"),
         ({"subset": 0}, "subset must be positive"),
-        ({"tolerance_s": -1}, "tolerance_s must not be negative"),
+        ({"tolerance_s": -1}, "tolerance_s must be at least 0"),
+        ({"segment_s": math.nan}, "segment_s must be positive and finite, got nan"),
+        ({"segment_s": 1.0, "hop_s": math.inf}, "hop_s must be positive and finite, got inf"),
+        ({"tolerance_s": math.nan}, "tolerance_s must be at least 0 and finite, got nan"),
         ({"io_threads": 0}, "io_threads must be positive"),
     ],
 )

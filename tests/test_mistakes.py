@@ -1,5 +1,7 @@
 """Slips of users are told at once, by what they wrote."""
 
+import math
+
 import corpus
 import pytest
 import torch
@@ -38,6 +40,8 @@ def test_a_mixture_has_the_labels_of_any_of_its_datasets(dataset, tmp_path):
     [
         ({"clip_seconds": "10"}, "clip_seconds must be a number, got '10'"),
         ({"sample_rate": "24000"}, "sample_rate must be a number, got '24000'"),
+        ({"clip_seconds": math.inf}, "clip_seconds must be a number, got inf"),
+        ({"sample_rate": math.nan}, "sample_rate must be a number, got nan"),
         ({"max_notes": True}, "max_notes must be a number, got True"),
         ({"labels": True}, "labels must be the URL of a file of ratings, got True"),
     ],

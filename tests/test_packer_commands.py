@@ -126,6 +126,26 @@ def test_values_that_cannot_be_are_named(read, text, message):
         read(text)
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "ten"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["build", "a.jsonl", "--out=out", "--segment"],
+        ["build", "a.jsonl", "--out=out", "--segment=1", "--hop"],
+        ["append", "out", "a.jsonl", "--tolerance"],
+        ["verify", "out", "--segment"],
+        ["sample", "out", "--piece-seconds"],
+        ["sample", "out", "--clip-seconds"],
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_is_no_number_is_told_at_once(capsys, given, text):
+    with pytest.raises(SystemExit) as left:
+        main([*given[:-1], f"{given[-1]}={text}"])
+    assert left.value.code == 2
+    assert f"argument {given[-1]}: {text!r} is no number" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["1", "1%", "100%", "1.0"])
 def test_a_share_of_one_that_may_be_a_percent_is_told(caplog, text):
     arguments.share(text)

@@ -264,3 +264,12 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_runs_nothing(
     assert "model.ckpt" in said
     assert "weights_only" not in said, "how to run its code all the same"
     assert not Path("sprung").exists()
+
+
+@pytest.mark.parametrize("option", ["--window", "--hop"])
+def test_a_window_that_is_no_number_is_told_at_once(
+    option: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        run("--checkpoint", "x.ckpt", "--out", "out.jsonl", "x.mid", f"{option}=nan")
+    assert f"argument {option}: 'nan' is no number" in capsys.readouterr().err

@@ -183,6 +183,15 @@ def test_unknown_keys_and_wrong_types_are_refused_by_path(
     assert path in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("minutes", [".nan", "-1"])
+def test_minutes_that_cannot_be_are_refused(minutes: str, capsys: pytest.CaptureFixture[str]):
+    config = ["--config", str(ROOT / "configs" / "demo.yaml")]
+    with pytest.raises(SystemExit) as end:
+        main(["fit", *config, f"--checkpoint_minutes={minutes}"])
+    assert end.value.code == 2
+    assert "checkpoint_minutes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["fit", "test"])
 def test_an_option_that_is_missing_is_named_as_it_is_written(
     name: str, capsys: pytest.CaptureFixture[str]

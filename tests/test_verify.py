@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 
 from packer.__main__ import main
+from packer.audio import CODECS
 from packer.build import build
 from packer.options import Options
 from packer.verify import Verified, verify
@@ -257,6 +259,18 @@ def _damaged(folder: Path, extension: str, damage: Callable[[bytes], bytes], **o
     (fault,) = check(out).faults
     assert "shard-000000.tar: sample 'x': " in fault
     return fault
+
+
+@pytest.mark.parametrize("codec", ["wav", "npy"])
+def test_a_rate_that_no_loader_reads_is_found(tmp_path, monkeypatch, codec):
+    """As an earlier packer, or another one, wrote it."""
+    monkeypatch.setitem(CODECS, codec, replace(CODECS[codec], lowest=1))
+    soundfile.write(tmp_path / "x.wav", np.sin(np.arange(RATE) / 100), RATE)
+    (tmp_path / "a.jsonl").write_text('{"audio_path": "x.wav"}')
+    options, out = Options(audio=codec, sample_rate=100), tmp_path / "out"
+    build(tmp_path / "a.jsonl", str(out), options=options, workers=0, progress=False)
+    (fault,) = check(out).faults
+    assert "sample 'x': audio is at 100 Hz; 1000 to 1000000 are read" in fault
 
 
 @pytest.mark.parametrize("codec", ["mp3", "ogg", "opus"])

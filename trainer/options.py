@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from jsonargparse.typing import NonNegativeFloat
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -64,7 +65,7 @@ def add_run_options(parser: LightningArgumentParser) -> None:
     add("--fresh", action="store_true", help="remove what an earlier run left in the folder")
     add(
         "--checkpoint_minutes",
-        type=float,
+        type=NonNegativeFloat,
         default=10.0,
         help="between two checkpoints within an epoch",
     )

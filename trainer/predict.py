@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from loader import make_pipeline
 from loader.disk import write_whole
-from shards.commands import Help, json_object
+from shards.commands import Help, json_object, number
 from trainer.data import FIELDS
 from trainer.disk import try_writing
 from trainer.failures import run
@@ -229,8 +229,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, required=True, help="that fit wrote")
     add("--shards", metavar="URL", help="a dataset, instead of files")
     add("--out", type=Path, required=True, metavar="JSONL", help="appears once all are rated")
-    add("--window", type=float, metavar="S", help="its length; default: as in training")
-    add("--hop", type=float, metavar="S", help="from window to window; default: a window")
+    add("--window", type=number, metavar="S", help="its length; default: as in training")
+    add("--hop", type=number, metavar="S", help="from window to window; default: a window")
     add("--batch-size", type=int, default=16, metavar="N", help="windows rated at a time")
     add("--device", metavar="NAME", help="default: a GPU where there is one")
     add("--cache-dir", type=Path, metavar="DIR", help="of shards that are fetched")
