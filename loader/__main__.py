@@ -62,10 +62,13 @@ def _stage(args: argparse.Namespace) -> int:
         f"{staged.shards} shards, {staged.bytes / 1e6:.1f} MB, of which "
         f"{staged.fetched_bytes / 1e6:.1f} MB were fetched"
     )
+    part = "" if args.subset is None else f", subset={args.subset}"  # not all shards are there
     for folder in staged.folders:
-        print(f"stream them from: {folder}")
+        code = f"make_pipeline({str(folder)!r}{part})"
+        print(f"stream them with: {code}" if part else f"stream them from: {folder}")
     if not staged.folders:
-        print(f"stream them with: make_pipeline({args.url!r}, cache_dir={str(args.cache_dir)!r})")
+        cache_dir = str(args.cache_dir)
+        print(f"stream them with: make_pipeline({args.url!r}, cache_dir={cache_dir!r}{part})")
     return 0
 
 

@@ -42,9 +42,14 @@ def test_staging_again_fetches_nothing(dataset, tmp_path, capsys):
     assert ", of which 0.0 MB were fetched" in capsys.readouterr().out
 
 
-def test_a_staged_subset_has_the_shards_of_that_subset(dataset, tmp_path):
+def test_a_staged_subset_has_the_shards_of_that_subset(dataset, tmp_path, capsys):
     cache = tmp_path / "cache"
     assert main(["stage", f"fault://{dataset}", "--cache-dir", str(cache), "--subset", "12"]) == 0
+    told = capsys.readouterr().out.rpartition("stream them with: ")[2].strip()
+    (folder,) = {tar.parent for tar in cache.glob("*/*.tar")}
+    assert told == f"make_pipeline({str(folder)!r}, subset=12)"
+    with make_pipeline(folder, subset=12, **{**SMALL, "batch_size": 4}) as pipe:
+        assert len(list(pipe)) == 3
     assert 0 < len(list(cache.glob("*/*.tar"))) < len(list(dataset.glob("*.tar")))
     FaultFileSystem.reset()
     with make_pipeline(
@@ -75,7 +80,9 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path, caplog):
 def test_a_subset_of_tars_without_a_manifest_is_staged(dataset, tmp_path, capsys):
     cache, tars = tmp_path / "cache", f"fault://{dataset}/*.tar"
     assert main(["stage", tars, "--cache-dir", str(cache), "--subset", "12"]) == 0
-    assert f"make_pipeline({tars!r}, cache_dir={str(cache)!r})" in capsys.readouterr().out
+    assert (
+        f"make_pipeline({tars!r}, cache_dir={str(cache)!r}, subset=12)" in capsys.readouterr().out
+    )
     FaultFileSystem.reset()
     with make_pipeline(tars, cache_dir=cache, subset=12, **{**SMALL, "batch_size": 4}) as pipe:
         assert len(list(pipe)) == 3
