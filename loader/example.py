@@ -23,6 +23,7 @@ from shards.notes import COLUMNS, Notes, read_notes
 from shards.npy import npy_view
 from shards.reader import ShardReader
 from shards.tar import Member
+from shards.values import LARGEST_LABEL
 
 _LARGEST_TOKEN = np.iinfo(np.int16).max
 _SPAN = 65536  # bytes between two members that are read along rather than skipped
@@ -298,7 +299,14 @@ def _labels(example: Example, recipe: Recipe) -> NDArray[np.float32]:
     own = example.meta.labels
     if recipe.relabels is not None:
         own = {**own, **recipe.relabels.get(example.key, {})}
-    return np.array([own.get(name) for name in recipe.dimensions], dtype=np.float32)
+    row = [own.get(name) for name in recipe.dimensions]
+    try:
+        with np.errstate(over="raise"):
+            return np.array(row, dtype=np.float32)
+    except FloatingPointError:
+        pairs = zip(recipe.dimensions, row, strict=True)
+        name, value = next(pair for pair in pairs if abs(pair[1] or 0.0) > LARGEST_LABEL)
+        raise DecodeError(f"label {name!r} is not finite as float32: {value}") from None
 
 
 def _crop_start(key: str, length: int | None, recipe: Recipe, epoch: int) -> int:

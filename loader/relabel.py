@@ -13,6 +13,7 @@ import orjson
 from loader.recipe import Labels
 from loader.transfer import read_url
 from shards.errors import AnnotationError
+from shards.values import LARGEST_LABEL
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,7 @@ class LabelTable(Mapping[str, Labels]):
         if key in self._rows:
             raise ValueError(f"key {key!r} came on an earlier line")
         values = list(own.values())
-        # a sum that is finite spares looking at each
-        if not (set(map(type, values)) <= _NUMBERS and math.isfinite(sum(values))):
+        if not _are_finite(values):
             values = [_number(name, value) for name, value in own.items()]
         self._rows[key] = len(self._rows)
         names = tuple(own)
@@ -116,9 +116,18 @@ def _parse(text: bytes) -> tuple[str, dict[str, Any]]:
     return record["key"], own
 
 
+def _are_finite(values: list[Any]) -> bool:
+    """Whether all are numbers that are finite as float32, at less than a look at each."""
+    if not (set(map(type, values)) <= _NUMBERS and math.isfinite(sum(values))):
+        return False
+    return max(values, default=0) <= LARGEST_LABEL and min(values, default=0) >= -LARGEST_LABEL
+
+
 def _number(name: str, value: Any) -> float:
     if value is None:
         return math.nan
-    if type(value) not in _NUMBERS or not math.isfinite(value):
-        raise ValueError(f"label {name!r} must be a finite number or null, got {value!r}")
+    if type(value) not in _NUMBERS or not abs(value) <= LARGEST_LABEL:
+        raise ValueError(
+            f"label {name!r} must be a finite number (a float32) or null, got {value!r}"
+        )
     return float(value)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shards.faults import FaultError, Kind
+from shards.values import LARGEST_LABEL
 
 MAX_KEY_BYTES = 88  # KEY.notes.npy has to fit the 100 bytes of a USTAR name
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -60,8 +61,11 @@ def check_labels(
             raise FaultError(
                 Kind.LABEL, f"label {name!r} must be a number or null, got {value!r:.100}"
             )
-        if not abs(value) <= _LARGEST:
-            reason = f"label {name!r} must be finite, got {value}; null says that it is missing"
+        if not abs(value) <= LARGEST_LABEL:
+            reason = (
+                f"label {name!r} must be finite, got {value} (a float32 holds up to "
+                f"{LARGEST_LABEL:.3g}); null says that it is missing"
+            )
             raise FaultError(Kind.LABEL, reason)
         if label_range and not label_range[0] <= value <= label_range[1]:
             low, high = label_range

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+LARGEST_LABEL = (2 - 2**-23) * 2.0**127  # of float32, which a batch has them as
+
 
 def number(value: Any) -> float | None:
     """A finite number; None for anything else, truth values too."""

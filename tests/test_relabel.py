@@ -6,6 +6,8 @@ import pytest
 
 from loader.relabel import read_labels
 from shards.errors import AnnotationError
+from shards.faults import FaultError
+from shards.line import check_labels
 
 
 def write(path, *records: object) -> str:
@@ -18,7 +20,7 @@ def test_labels_come_back(tmp_path):
     given = {
         "a": {"x": 0.1, "y": -3},
         "b": {},
-        "line\u2028separator": {"y": None, "new": 1e308, "more": 1e308},
+        "line\u2028separator": {"y": None, "new": 3e38, "more": -3e38},
         "c": {"x": 5.0, "y": None},
     }
     records = [{"key": key, "labels": own, "note": "kept out"} for key, own in given.items()]
@@ -44,6 +46,8 @@ GOOD = {"key": "a", "labels": {"x": 1}}
         (b'{"key": "b", "labels": {"x": "1"}}', "'x' must be a finite"),
         (b'{"key": "b", "labels": {"y": 1, "x": NaN}}', "'x' must be a finite"),
         (b'{"key": "b", "labels": {"x": 1e999, "y": null}}', "'x' must be a finite"),
+        (b'{"key": "b", "labels": {"y": -1e39, "x": 1e39}}', "'y' must be a finite"),
+        (b'{"key": "b", "labels": {"x": 1e39, "y": null}}', "'x' must be a finite"),
         (b'{"key": "b", "labels": {"x": 1' + b"0" * 400 + b"}}", "too large"),
         (b'{"key": "a", "labels": {}}', "'a' came on an earlier line"),
         (b'{"key": "\xff", "labels": {}}', "utf-8"),
@@ -54,6 +58,13 @@ def test_a_wrong_line_is_named(tmp_path, line, reason):
     path.write_bytes(json.dumps(GOOD).encode() + b"\n\n" + line + b"\n")
     with pytest.raises(AnnotationError, match=rf"l\.jsonl:3: .*{reason}"):
         read_labels(str(path))
+
+
+@pytest.mark.parametrize("value", [1e39, -3.5e38, 10**39])
+def test_a_rating_beyond_float32_is_not_packed(value):
+    """In a batch it would be infinite."""
+    with pytest.raises(FaultError, match="label 'x' must be finite, got"):
+        check_labels({"y": 3.4e38, "x": value})
 
 
 @pytest.mark.parametrize("matching", [0, 1])
