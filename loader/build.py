@@ -84,11 +84,16 @@ def make_pipeline(
         cache_mount: whether local paths go through the cache; None lets those on FUSE, NFS and
             the like, and reads others in place.
         storage_options: passed to fsspec.
-        subset: only the first N samples, in a fixed order of whole shards.
+        subset: only the first N samples, in a fixed order of whole shards. With a mixture it is
+            refused: of which dataset would they be?
         fields: of "audio", "midi", "labels", "json"; None is the first three, as far as they
-            are there. What is not asked for is neither read nor decoded.
+            are there: audio and MIDI in all parts of a list, labels in any. What is not asked for
+            is neither read nor decoded.
         labels: URL of a JSONL of ``{"key", "labels"}`` that replaces or adds labels.
-        dimensions: label names, in order; None takes all; ``Pipeline.dimensions`` tells them.
+        dimensions: label names, in order; None takes all; ``Pipeline.dimensions`` tells them. Of
+            tars without a manifest one sample is looked at: the first of each folder, pattern or
+            tar that is named; where more than 16 are, the first of each folder that they lie in.
+            Names that only other samples have are found by ``python -m packer index``.
         sample_rate: Hz of the audio.
         clip_seconds: length of the window; None is whole samples, padded to the longest.
         crop: where the window lies: "start", "center", or "random" by seed, epoch and key.
@@ -159,7 +164,6 @@ def make_pipeline(
             midi=midi,
             max_notes=max_notes,
             seed=seed,
-            packed=all(source.is_packed for source in opened.sources),
             relabels=relabels,
             transform=transform,
         )

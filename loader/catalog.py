@@ -28,6 +28,7 @@ class Folder:
         fingerprint: of ``infos``; empty where it is still to be computed.
         manifest: None for a tar without one.
         index: where the offsets of such a tar are kept, if they are.
+        asked: the URL that it was asked for by, one of a list perhaps.
     """
 
     name: str
@@ -37,6 +38,17 @@ class Folder:
     fingerprint: str = ""
     manifest: Manifest | None = None
     index: Path | None = None
+    asked: str = ""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether somebody else wrote the shards, so that no manifest tells what they hold."""
+        return self.manifest is None or not self.manifest.fields
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the packer made all of the samples, and did not only index them."""
+        return self.manifest is not None and "input_sha256" in self.manifest.options
 
     @property
     def is_counted(self) -> bool:

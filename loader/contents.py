@@ -14,6 +14,8 @@ from shards.hints import hint_at_labels, hint_at_members
 
 log = logging.getLogger(__name__)
 
+_MOST_LOOKS = 16  # a look may fetch a shard
+
 
 def contents(
     sources: Sequence[Source], store: ShardStore, relabels: LabelTable | None
@@ -60,26 +62,43 @@ def choose_dimensions(asked: Sequence[str] | None, names: Sequence[str]) -> tupl
     return tuple(asked)
 
 
-def _source_contents(
-    source: Source, store: ShardStore, first: int
-) -> tuple[set[str], Sequence[str]]:
-    """Fields and label names of a source, as its manifest or else its first sample says."""
-    if not source.is_foreign:
-        fields = set.intersection(*(set(manifest.fields) for manifest in source.manifests))
-        return fields | ({"labels"} if source.label_names else set()) | {"json"}, source.label_names
-    if not source.rows.any():
+def _source_contents(source: Source, store: ShardStore, first: int) -> tuple[set[str], list[str]]:
+    """Fields that all parts of a source have, and the names of the labels of any.
+
+    A part is what one manifest tells of, or else one URL of a list: the first sample of its tars
+    is looked at. Of more than ``_MOST_LOOKS`` such URLs, only one of each folder is.
+    """
+    if source.is_foreign and not source.rows.any():
         raise ValueError(f"{source.name}: there is no sample in its {len(source.shards)} shards")
-    with store.reader(first + int(np.argmax(source.rows > 0))) as reader:
+    urls = {folder.asked for folder in source.shards.folders if folder.is_foreign}
+    fields, names = {"audio", "midi", "json"}, dict[str, None]()
+    looked: set[str] = set()
+    for folder, run in source.shards.runs():
+        if folder.manifest is not None and not folder.is_foreign:
+            own, labels = {"json", *folder.manifest.fields}, list(folder.manifest.labels)
+        else:
+            part = folder.asked if len(urls) <= _MOST_LOOKS else folder.prefix
+            if part in looked or not source.rows[run].any():
+                continue
+            looked.add(part)
+            place = run.start + int(np.argmax(source.rows[run] > 0))
+            own, labels = _look(folder.asked, store, first + place)
+        fields &= own
+        names |= dict.fromkeys(labels)
+    return fields, list(names)
+
+
+def _look(url: str, store: ShardStore, number: int) -> tuple[set[str], list[str]]:
+    """Fields and label names of the first sample of a shard, and a warning of what is not read."""
+    with store.reader(number) as reader:
         members = {member.extension: member for member in reader.members(0)}
         example = read_example(reader, 0, Recipe(("json",), ()), Scratch())
-    labels = list(example.meta.labels)
     for hint in (hint_at_members(example.key, members), hint_at_labels(example.meta.record)):
         if hint:
-            log.warning("%s: sample %r: %s", source.name, example.key, hint)
+            log.warning("%s: sample %r: %s", url, example.key, hint)
     found = {
         "audio": audio_extension(members) is not None,
         "midi": midi_extension(members) is not None,
-        "labels": bool(labels),
         "json": "json" in members,
     }
-    return {name for name, there in found.items() if there}, labels
+    return {name for name, there in found.items() if there}, list(example.meta.labels)

@@ -160,10 +160,11 @@ class BatchDecoder:
                     unknown.append((row, stored))
             if not unknown:
                 continue
+            packed = self._store.shards[number].home.is_packed
             with readers.reader(number) as reader:
                 for row, stored in unknown:
                     try:
-                        facts[row] = decoder.facts(reader, stored)
+                        facts[row] = decoder.facts(reader, stored, packed=packed)
                     except (DecodeError, ShardError) as error:
                         skipped[row] = self._skip(number, reader, _key(reader, stored), error)
                     else:

@@ -121,12 +121,16 @@ class SampleDecoder:
         self.clock = Clock()
         self._recipe, self._scratch, self._epoch = recipe, scratch, epoch
 
-    def facts(self, reader: ShardReader, row: int) -> Facts:
+    def facts(self, reader: ShardReader, row: int, *, packed: bool = False) -> Facts:
         """Read and decode a sample but for its audio.
+
+        Args:
+            packed: the packer made the shard: a sample without JSON is damaged.
 
         Raises:
             ShardError: if the shard is damaged there.
-            DecodeError: if JSON or MIDI is, or MIDI that was asked for is missing.
+            DecodeError: if JSON or MIDI is, MIDI that was asked for is missing, or a label is
+                beyond float32.
         """
         self.clock.restart()
         recipe = self._recipe
@@ -135,7 +139,7 @@ class SampleDecoder:
         members = reader.members(row)
         small = [m for m in members if recipe.wants(m.extension) and not is_audio(m.extension)]
         found = _read(reader, small, self._scratch)
-        if recipe.packed and "json" not in found:
+        if packed and "json" not in found:
             raise ShardError(f"{reader.name}: sample {row} has no JSON: is its index its own?")
         example = Example(members[0].key, found, parse_meta(found.get("json")))
         if "audio" in recipe.fields:

@@ -27,7 +27,6 @@ class Recipe:
         dimensions: label names, in the order of the label columns.
         sample_rate: Hz of the audio rows.
         clip_seconds: length of a row; None is the whole sample.
-        packed: the packer made the shards: a sample without JSON is damaged.
         relabels: ratings by key that replace or add to the samples' own.
     """
 
@@ -40,7 +39,6 @@ class Recipe:
     midi: MidiForm = "octuple"
     max_notes: int = 512
     seed: int = 0
-    packed: bool = False
     relabels: Mapping[str, Labels] | None = None
     transform: Transform | None = None
 

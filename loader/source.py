@@ -1,7 +1,7 @@
 """What a dataset URL names: its shards in order, and what its manifest says of them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -57,19 +57,8 @@ class Source:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether somebody else wrote the shards, so that no manifest tells what they hold."""
-        return not self.manifests or not all(manifest.fields for manifest in self.manifests)
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether the packer made all of its samples, and did not only index them."""
-        return bool(self.manifests) and all(
-            "input_sha256" in manifest.options for manifest in self.manifests
-        )
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for m in self.manifests for name in m.labels))
+        """Whether somebody else wrote any of its shards: no manifest tells what these hold."""
+        return any(folder.is_foreign for folder in self.shards.folders)
 
 
 def open_source(
@@ -82,7 +71,8 @@ def open_source(
 
     Args:
         shards: URL of a folder with a manifest, of a manifest, or of tars (a glob or
-            ``{000000..000099}``), or a list of these.
+            ``{000000..000099}``), or a list of these. What lies on this machine under a name
+            as it is written is that, braces, brackets and endings notwithstanding.
         options: passed to fsspec.
         cache_dir: where large manifests are kept as they were parsed, if anywhere.
 
@@ -93,7 +83,11 @@ def open_source(
     urls = [shards] if isinstance(shards, str | Path) else list(shards)
     if not urls:
         raise ValueError("shards is an empty list: name at least one dataset")
-    folders = [folder for url in urls for folder in _folders(str(url), options, cache_dir)]
+    folders = [
+        replace(folder, asked=str(url))
+        for url in urls
+        for folder in _folders(str(url), options, cache_dir)
+    ]
     return Source(", ".join(map(str, urls)), Catalog.of(folders), options or {})
 
 
@@ -123,9 +117,10 @@ def take_subset(source: Source, samples: int) -> Source:
 
 
 def _folders(url: str, options: Options, cache_dir: Path | None) -> list[Folder]:
-    if url.endswith(".json"):
-        return [_with_manifest(url.rpartition("/")[0] or ".", url, options, cache_dir)]
-    if url.endswith(".tar") or any(character in url for character in "*{"):
+    named = url.endswith((".json", ".tar")) or any(character in url for character in "*{")
+    if named and not _is_here(url, options, Path.is_dir):
+        if url.endswith(".json"):
+            return [_with_manifest(url.rpartition("/")[0] or ".", url, options, cache_dir)]
         return [_tar(tar, options) for tar in _expand(url, options)]
     if url.endswith(COMPRESSED):
         raise FetchError(f"{url}: is compressed, and shards are read here and there: {UNPACK}")
@@ -219,8 +214,18 @@ def _cache_name(name: str, identity: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "-", name)[:40] + "-" + identity[:24]
 
 
+def _is_here(url: str, options: Options, holds: Callable[[Path], bool]) -> bool:
+    """Whether a URL is a path of this machine, of which something holds as it is written."""
+    fs, path = open_url(url, options)
+    if not is_local_system(fs):
+        return False
+    return retry(partial(within, lambda: holds(Path(path))), url)
+
+
 def _expand(url: str, options: Options) -> list[str]:
-    """URLs that braces and globs stand for, in order."""
+    """URLs that braces and globs stand for, in order; a file of just that name is itself."""
+    if not any(character in url for character in "*?[{") or _is_here(url, options, Path.exists):
+        return [url]
     if match := _BRACES.search(url):
         low, high = match[1], match[2]
         if len(low) != len(high) or int(low) > int(high):

@@ -10,6 +10,7 @@ import corpus
 import numpy as np
 import pytest
 import torch
+from test_foreign import write_tar
 
 from loader import make_pipeline
 from packer.__main__ import main as packer
@@ -107,13 +108,15 @@ def test_a_sample_that_an_index_robs_of_its_json_is_not_delivered(tmp_path):
     (tar,) = folder.glob("*.tar")
     with ShardReader(tar) as reader:
         offsets, members = reader.offsets.tolist(), reader.members(1)
+        write_tar(tmp_path / "bare.tar", {"bare.mid": reader.read(0)["mid"]})
     assert [member.extension for member in members] == ["json", "mid"]
     with make_pipeline(folder, **SMALL, num_workers=0) as pipe:
         expected = pipe[members[1].key]
     offsets[1] = members[1].header
     tar.with_name(f"{tar.name}.idx").write_bytes(index_bytes(offsets))
-    with make_pipeline(folder, **SMALL, num_workers=0) as pipe:
-        assert equal([pipe[members[1].key]], [expected])
+    for shards in (folder, [folder, tmp_path / "bare.tar"]):  # which needs no JSON
+        with make_pipeline(shards, **SMALL, num_workers=0) as pipe:
+            assert equal([pipe[members[1].key]], [expected])
 
 
 def test_no_bit_of_a_manifest_makes_another_dataset(small):

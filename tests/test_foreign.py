@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from faultfs import FaultFileSystem
 
 from loader import make_pipeline
 from shards import reader
@@ -393,14 +394,108 @@ def test_compressed_tars_are_named(tmp_path, name):
         make_pipeline(f"{tmp_path}/b.tar", **SMALL)
 
 
-def test_a_folder_called_tar_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["x.tar", "x.json", "a{1}", "a*", "a{0..1}", "a[b]"])
+def test_a_folder_is_itself_whatever_it_is_called(folder, tmp_path, name):
+    there = folder.rename(tmp_path / name)
+    with make_pipeline(there, shuffle=0, **SMALL) as pipe:
+        assert len(keys_of(pipe)) == 12
+
+
+@pytest.mark.parametrize(
+    ("within", "named"),
+    [
+        ("data[v2]", "part-00.tar"),
+        ("data{1..2}", "part-00.tar"),
+        ("data?", "part-00.tar"),
+        ("data[v2]", "part-{00..00}.tar"),
+    ],
+)
+def test_a_tar_is_itself_whatever_its_folder_is_called(folder, tmp_path, within, named):
+    there = folder.rename(tmp_path / within)
+    with make_pipeline(f"{there}/{named}", shuffle=0, **SMALL) as pipe:
+        assert keys_of(pipe) == ["000", "001", "002", "003"]
+
+
+def test_a_folder_called_tar_without_any_is_named(tmp_path):
     (tmp_path / "a.tar").mkdir()
-    with pytest.raises(FetchError, match=r"a\.tar: is a folder"):
+    with pytest.raises(ManifestError, match=r"a\.tar: neither manifest\.json nor tars"):
         make_pipeline(f"{tmp_path}/a.tar", **SMALL)
+    with pytest.raises(FetchError, match=r"a\.tar: is a folder"):
+        make_pipeline(f"{FaultFileSystem.protocol}://{tmp_path}/a.tar", **SMALL)
 
 
 def test_a_subset_of_tars_in_unknown_order_is_warned_of(folder, dataset, caplog):
     make_pipeline(dataset, subset=16, **SMALL).close()
     assert not caplog.text
-    make_pipeline(str(folder), subset=4, **SMALL).close()
-    assert "one-sided" in caplog.text
+    for shards in (str(folder), [dataset, folder]):
+        caplog.clear()
+        make_pipeline(shards, subset=4, **SMALL).close()
+        assert "one-sided" in caplog.text
+
+
+# --- lists
+
+
+def rated(path: Path, label: str, count: int = 4) -> Path:
+    """A tar of samples of audio and one label."""
+    members = {}
+    for number in range(count):
+        members[f"{label}{number}.flac"] = flac(number)
+        members[f"{label}{number}.json"] = json.dumps({"labels": {label: number}}).encode()
+    write_tar(path, members)
+    return path
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_dataset_and_bare_tars_end_to_end_are_each_what_they_are(dataset, tmp_path, first):
+    """The tar has neither JSON nor MIDI nor labels; of the dataset, MIDI alone is left out."""
+    write_tar(tmp_path / "bare.tar", {f"bare{n}.flac": flac(n) for n in range(4)})
+    shards = [dataset, tmp_path / "bare.tar"][:: 1 if first else -1]
+    options = SMALL | {"shuffle": 0, "drop_last": False, "on_error": "skip"}
+    with make_pipeline(dataset, **options) as pipe:
+        names, own = pipe.dimensions, keys_of(pipe)
+    with make_pipeline(shards, **options) as pipe:
+        batches = list(pipe)
+        assert pipe.stats()["skipped"] == 0
+        assert pipe.dimensions == names
+    assert "midi" not in batches[0]
+    bare = [f"bare{number}" for number in range(4)]
+    keys = [key for batch in batches for key in batch["__key__"] if key]
+    assert keys == (own + bare if first else bare + own)
+    found = dict(
+        zip(keys, torch.cat([batch["labels"] for batch in batches])[: len(keys)], strict=True)
+    )
+    assert all(bool(found[key].isnan().all()) == key.startswith("bare") for key in keys)
+
+
+def test_labels_of_every_part_of_a_list_are_columns(dataset, tmp_path):
+    parts = [rated(tmp_path / name / "x.tar", name) for name in ("p", "q")]
+    shards = [dataset, *(f"{part.parent}/*.tar" for part in parts)]
+    with make_pipeline(dataset, **SMALL) as pipe:
+        names = pipe.dimensions
+    with make_pipeline(shards, shuffle=0, **SMALL) as pipe:
+        assert pipe.dimensions == (*names, "p", "q")
+        assert pipe["q3"]["labels"][-1] == 3
+        assert pipe["q3"]["labels"][:-1].isnan().all()
+    with pytest.raises(ValueError, match="has no 'midi'"):
+        make_pipeline(shards, fields=["midi"], **SMALL)
+
+
+@pytest.mark.parametrize(("count", "found"), [(16, 16), (17, 1)])
+def test_of_many_tars_of_a_folder_one_is_looked_at(tmp_path, count, found):
+    """A look may fetch a tar."""
+    tars = [rated(tmp_path / f"{n:02d}.tar", f"label{n}", count=1) for n in range(count)]
+    with make_pipeline(tars, **SMALL) as pipe:
+        assert pipe.dimensions == tuple(f"label{n}" for n in range(found))
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39])
+def test_a_label_beyond_float32_is_told_with_its_key(tmp_path, value):
+    members = samples(range(3)) | {"003.flac": flac(3)}
+    members["003.json"] = json.dumps({"labels": {"other": None, "rank": value}}).encode()
+    write_tar(tmp_path / "a.tar", members)
+    with make_pipeline(tmp_path, shuffle=0, **SMALL) as pipe:
+        with pytest.raises(DecodeError, match=r"'003'.*label 'rank' is not finite as float32"):
+            next(iter(pipe))
+    with make_pipeline(tmp_path, on_error="skip", max_error_rate=0.5, **SMALL) as pipe:
+        assert next(iter(pipe))["weight"].sum() == 3

@@ -83,10 +83,10 @@ def test_facts_that_were_read_before_a_shard_was_mended_are_not_kept(dataset, mo
     read = SampleDecoder.facts
     with make_pipeline(dataset, **options) as pipe:
 
-        def damaged(self, reader, row):
+        def damaged(self, reader, row, **told):
             monkeypatch.setattr(SampleDecoder, "facts", read)
             pipe._decoder._known = KnownFacts(10**7)  # as the other thread does
-            return replace(read(self, reader, row), midi=np.zeros((4, 8), np.int16))
+            return replace(read(self, reader, row, **told), midi=np.zeros((4, 8), np.int16))
 
         monkeypatch.setattr(SampleDecoder, "facts", damaged)
         for _ in range(2):
