@@ -24,6 +24,8 @@ from shards.pcm import (
 
 Result = TypeVar("Result")
 
+_CONTEXT = 128  # frames at the lower of two rates: soxr's filter reaches 104 of them to each side
+
 
 def decode_window(
     data: Data,
@@ -122,9 +124,8 @@ def _try_each(
 def _decode(decoder: Decoder, row: NDArray[Any], sample_rate: int, start: int) -> int:
     """Read, and where needed mix, resample and clip, a window."""
     rate = decoder.sample_rate
-    first = round(start * rate / sample_rate)
-    wanted = len(row) if rate == sample_rate else -(-len(row) * rate // sample_rate)
-    count = max(0, min(wanted, decoder.frames - first))
+    first, stop, lead = _to_read(start, len(row), rate=rate, sample_rate=sample_rate)
+    count = max(0, min(stop, decoder.frames) - first)
     if decoder.channels == 1 and rate == sample_rate and decoder.int16:
         _read_whole(decoder, first, row[:count])
     else:
@@ -134,6 +135,7 @@ def _decode(decoder: Decoder, row: NDArray[Any], sample_rate: int, start: int) -
             mono = mix_down(raw)
         if rate != sample_rate:
             mono = soxr.resample(mono, rate, sample_rate)
+            mono = mono[lead : lead + len(row)]
         if not decoder.int16 and not np.isfinite(mono).all():
             raise DecodeError("holds samples that are no finite numbers")
         count = min(len(mono), len(row))
@@ -143,6 +145,28 @@ def _decode(decoder: Decoder, row: NDArray[Any], sample_rate: int, start: int) -
             row[:count] = to_int16(mono[:count])
     row[count:] = 0
     return count
+
+
+def _to_read(start: int, length: int, *, rate: int, sample_rate: int) -> tuple[int, int, int]:
+    """What to read of a file at ``rate`` to have a window at ``sample_rate``.
+
+    At another rate a window is read with what lies around it, from a frame that falls on one of
+    ``sample_rate``: so it is what the whole file, resampled, has there.
+
+    Args:
+        start, length: of the window, in frames at ``sample_rate``.
+
+    Returns:
+        First frame and the one behind the last, and how many resampled frames lie before the
+        window.
+    """
+    if rate == sample_rate:
+        return start, start + length, 0
+    common = math.gcd(rate, sample_rate)
+    context = -(-_CONTEXT * max(rate, sample_rate) // sample_rate)
+    steps = max(0, start * rate // sample_rate - context) // (rate // common)
+    stop = -(-(start + length) * rate // sample_rate) + context
+    return steps * (rate // common), stop, start - steps * (sample_rate // common)
 
 
 def require_length(

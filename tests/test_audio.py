@@ -113,6 +113,49 @@ def test_channels_are_averaged(channels):
     assert np.allclose(row, samples.mean(axis=1), atol=1e-6)
 
 
+def to_int16(samples):
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+
+
+def noise(rate: int, seconds: float = 3.0) -> np.ndarray:
+    """(frames,) float32: the hardest case of resampling, for it has everything at the edges."""
+    return np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds * rate)).astype(np.float32)
+
+
+RATES = [(44100, 24000), (48000, 16000), (22050, 24000), (8000, 44100), (24000, 8000)]
+ODD_RATES = [(44101, 24000), (192000, 1000)]
+
+
+@pytest.mark.parametrize(("rate", "wanted"), RATES + ODD_RATES)
+def test_a_resampled_window_is_the_same_part_of_the_whole(rate, wanted):
+    data = encode(noise(rate), "wav", rate=rate)
+    whole = decode_whole(data, "wav", sample_rate=wanted)
+    length = wanted // 4
+    last = len(whole) - length
+    for start in (0, 1, 77, wanted + 1, last - 100, last - 1, last, last + 7, len(whole) + 200):
+        due = whole[start : start + length].astype(int)
+        row, count = decode(data, "wav", length, rate=wanted, dtype=np.int16, start=start)
+        assert count == len(due), start
+        assert np.abs(row[:count] - due).max(initial=0) <= 1, start
+        assert not row[count:].any()
+        row, _ = decode(data, "wav", length, rate=wanted, start=start)
+        assert np.abs(to_int16(row[:count]) - due).max(initial=0) <= 1, start
+
+
+@pytest.mark.parametrize(("rate", "wanted"), RATES)
+def test_a_resampled_window_reads_little_more_than_itself(rate, wanted, monkeypatch):
+    data, read = encode(noise(rate), "wav", rate=rate), []
+    original = audio._read_whole
+
+    def counted(decoder, first, out):
+        read.append(len(out))
+        original(decoder, first, out)
+
+    monkeypatch.setattr(audio, "_read_whole", counted)
+    decode(data, "wav", wanted // 2, rate=wanted, start=wanted)
+    assert sum(read) < rate // 2 + 3 * 128 * max(1, rate / wanted) + rate // np.gcd(rate, wanted)
+
+
 @pytest.mark.parametrize("source_rate", [RATE // 2, 11025, 44100])
 def test_another_rate_is_resampled(source_rate):
     time = np.arange(2 * source_rate) / source_rate
