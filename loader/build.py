@@ -101,9 +101,11 @@ def make_pipeline(
         midi: "octuple" tokens or the "notes" table.
         max_notes: rows of ``midi``; the first notes of a window that has more.
         transform: ``transform(sample) -> sample`` in the decoding threads; may change arrays in
-            place and add arrays of one shape. ``sample["rng"]`` is its own Generator.
+            place, or return others of the same shape and kind of numbers, and add arrays of one
+            shape. ``sample["rng"]`` is its own Generator.
         on_error: "raise", or "skip" to replace an undecodable sample by a blank row.
-        max_error_rate: share of an epoch that may be skipped.
+        max_error_rate: share of an epoch's samples that each rank may skip, or half of its part
+            of the epoch where that is less; ``iter()`` begins to count anew, on resuming too.
         verify_hash: check the SHA-256 of shards that lie on a disk, too, when they are first
             opened; what is fetched is always checked. Where the cache cannot hold a remote shard,
             that is an error, and it is not read by range.

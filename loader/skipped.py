@@ -21,7 +21,12 @@ class Skipped:
 
 
 class SkipLog:
-    """The skipped samples of one epoch on this rank."""
+    """The skipped samples of one pass over an epoch, or over the rest of one, on this rank.
+
+    A rank sees its own alone. It raises when those are more than may be skipped of the whole
+    epoch: samples that lie together, and so come to one rank, count no more among many ranks
+    than they would on one. Half of a rank's own part is the limit where that is less.
+    """
 
     def __init__(
         self, path: Path, world: World, *, epoch: int, samples: int, max_error_rate: float
@@ -30,13 +35,12 @@ class SkipLog:
 
         Args:
             path: where they are listed; each rank of several has a file of its own beside it.
-            samples: of the epoch on all ranks, of which ``max_error_rate`` may be skipped.
+            samples: of the epoch on all ranks; a rank may skip ``max_error_rate`` of them.
         """
         rank = f"-rank{world.rank}" if world.size > 1 else ""
         self._path = path.with_stem(path.stem + rank)
-        self._epoch, self._ranks = epoch, world.size
-        self._rate, self._allowed = max_error_rate, max_error_rate * samples
-        self._count = 0
+        self._epoch, self._rate, self._count = epoch, max_error_rate, 0
+        self._allowed = most_skipped(max_error_rate, samples=samples, ranks=world.size)
 
     def add(self, skipped: list[Skipped]) -> None:
         """List some.
@@ -54,9 +58,19 @@ class SkipLog:
         except OSError as error:
             log.warning("%s cannot be written: %s. Skipped: %s", self._path, error, "".join(lines))
         self._count += len(skipped)
-        if self._count * self._ranks > self._allowed:
+        if self._count > self._allowed:
             raise DecodeError(
                 f"{self._count} samples could not be decoded, more than "
-                f"max_error_rate={self._rate} of the epoch; the last: {skipped[-1].reason}. "
+                f"max_error_rate={self._rate} allows; the last: {skipped[-1].reason}. "
                 f"All are listed in {self._path}"
             )
+
+
+def most_skipped(rate: float, *, samples: int, ranks: int) -> float:
+    """How many samples a rank may skip: ``rate`` of those of the whole epoch.
+
+    Where that is more than half of the rank's own part, the half is the limit, or ``rate`` of the
+    part if that is more. So data that are damaged throughout raise in any world.
+    """
+    part = samples / ranks
+    return min(rate * samples, max(rate, 0.5) * part)
