@@ -76,6 +76,8 @@ class Pipeline(IterableDataset[Batch]):
         )
         self._next = (0, 0)  # epoch and position of the next iter()
         self._at = (0, 0)  # what was delivered
+        self._chosen = False  # whether the next iter() has to be of its epoch, even if it is over
+        self._shown = 0  # epoch of the last batch, whose crops are those of pipe[key]
         self._iterator: Epoch | None = None
         self._process = os.getpid()
         self._mover: Mover | None = None
@@ -90,7 +92,8 @@ class Pipeline(IterableDataset[Batch]):
     def batches_left(self) -> int:
         """Batches that the next ``iter()`` gives on this rank, in the rest of a loaded epoch.
 
-        0 is an epoch that was loaded at its end: then it gives a whole one, the next.
+        0 is an epoch that was loaded at its end: then it gives a whole one, the next, or none if
+        ``set_epoch`` asked for the one that was loaded.
         """
         return self._sampler.steps(self._next[1])
 
@@ -110,14 +113,19 @@ class Pipeline(IterableDataset[Batch]):
         if self._store.keeps_decoded and self._threads.keeper is None:
             self._threads.keeper = DecodedKeeper(self._store, sample_rate=self._recipe.sample_rate)
         epoch, position = self._next
-        if len(self) and not self._sampler.steps(position):
-            epoch, position = epoch + 1, 0  # what a resumed epoch has left makes no batch
-        self._at, self._next = (epoch, position), (epoch + 1, 0)
+        over = len(self) and not self._sampler.steps(position)  # what is left makes no batch
+        if over and not self._chosen:
+            epoch, position, over = epoch + 1, 0, False
+        self._next, self._chosen = (epoch + 1, 0), False
+        self._at = self._next if over else (epoch, position)
+        self._shown = epoch
         self._iterator = self._begin(epoch, position)
         return self._iterator
 
     def __getitem__(self, key: str | tuple[int, str]) -> dict[str, Any]:
         """One decoded sample by key, or by (source, key) in a mixture: a batch's row.
+
+        Crops and transforms are those of the epoch of the last batch.
 
         Raises:
             KeyError: if there is none.
@@ -130,12 +138,14 @@ class Pipeline(IterableDataset[Batch]):
             raise KeyError(f"{name!r}: a mixture is asked by (source, key)")
         places = KeyFinder(self._sources, self._store).find(name, source or 0)
         mover = self._find_mover()
-        decoded = self._decoder(places, epoch=self._at[0], size=1)
+        decoded = self._decoder(places, epoch=self._shown, size=1)
         batch = mover.receive(mover.send(decoded.batch))
         return {field: value[0] for field, value in batch.items()}
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next ``iter()`` that of ``epoch``; a loaded position in it is kept.
+
+        Where what is left of it makes no batch, it gives none.
 
         Raises:
             ValueError: if it is negative.
@@ -144,8 +154,9 @@ class Pipeline(IterableDataset[Batch]):
             raise ValueError(f"epoch must be a whole number from 0, got {epoch!r}")
         if epoch != self._next[0]:
             self._next = (epoch, 0)
+        self._chosen = True
         if self._iterator is None or self._iterator.ended:
-            self._at = self._next
+            self._at, self._shown = self._next, epoch
 
     def state_dict(self) -> dict[str, Any]:
         """What was delivered so far, as JSON: a later run goes on exactly here."""
@@ -163,6 +174,7 @@ class Pipeline(IterableDataset[Batch]):
         self._end_iterator()
         self._sampler.follow(loaded)
         self._at = self._next = (loaded.epoch, loaded.position)
+        self._chosen, self._shown = False, loaded.epoch
 
     def stats(self) -> dict[str, Any]:
         """Counts and times since the pipeline was made.

@@ -243,6 +243,40 @@ def test_a_rest_too_small_for_a_batch_is_passed_over(dataset):
         assert pipe.state_dict()["epoch"] == 2
 
 
+def test_an_epoch_that_is_asked_for_never_gives_another(dataset):
+    """Where what a resumed one has left makes no batch, it gives none."""
+    with open_pipe(dataset, fields=("labels",), batch_size=40) as pipe:
+        epochs = [keys_of(pipe) for _ in range(2)]
+        next(iter(pipe))
+        state = pipe.state_dict() | {"epoch": 0, "position": 20}
+        pipe.load_state_dict(state)
+        pipe.set_epoch(0)
+        assert keys_of(pipe) == []
+        assert (pipe.state_dict()["epoch"], pipe.state_dict()["position"]) == (1, 0)
+        pipe.set_epoch(1)
+        assert keys_of(pipe) == epochs[1]
+        pipe.set_epoch(0)
+        pipe.load_state_dict(state)  # what was asked for before is forgotten
+        assert keys_of(pipe) == epochs[1]
+
+
+def test_a_sample_by_key_is_cropped_as_in_the_last_batch(dataset):
+    options = {"fields": ("audio",), "crop": "random", "clip_seconds": 0.25, "batch_size": 25}
+    with open_pipe(dataset, **options) as pipe:
+        for _ in range(2):
+            for batch in pipe:
+                crops = [pipe[key]["audio"] for key in batch["__key__"]]
+                assert torch.equal(torch.stack(crops), batch["audio"])
+            assert torch.equal(pipe[batch["__key__"][0]]["audio"], batch["audio"][0])
+        pipe.set_epoch(0)
+        chosen = pipe[batch["__key__"][0]]["audio"]
+        assert not torch.equal(chosen, batch["audio"][0])
+        first = {
+            key: crop for b in pipe for key, crop in zip(b["__key__"], b["audio"], strict=True)
+        }
+        assert torch.equal(chosen, first[batch["__key__"][0]])
+
+
 @pytest.mark.parametrize(
     "other", [{"seed": 1}, {"shuffle": 7}, {"subset": 20}], ids=lambda other: next(iter(other))
 )
