@@ -1,5 +1,6 @@
 """A batch while it is being filled: arrays with a row for each sample, then a dict of tensors."""
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,8 @@ class Rows:
         """Keep what a transform returned for a row.
 
         Raises:
-            TransformError: if it is no dict, lacks a field, or an array has another shape.
+            TransformError: if it is no dict, lacks a field, an array has another shape or numbers
+                that the batch's type cannot hold, or more frames or notes are told than there are.
         """
         if not isinstance(after, dict):
             raise TransformError(f"transform returned {type(after).__name__}, not the sample")
@@ -100,19 +102,17 @@ class Rows:
             if name not in after:
                 raise TransformError(f"transform left out {name!r}")
             if isinstance(old, np.ndarray) and after[name] is not old:
-                new = np.asarray(after[name])
-                if new.shape != old.shape:
-                    raise TransformError(
-                        f"transform changed the shape of {name!r} from {old.shape} to {new.shape}"
-                    )
-                old[...] = new
-        for name in ("audio_frames", "midi_notes"):
-            if name in before:
-                getattr(self, name)[row] = after[name]
+                _replace(name, old, after[name])
+        if self.audio is not None:
+            most = self.audio.shape[1]
+            self.audio_frames[row] = _count("audio_frames", after["audio_frames"], most)
+        if self.midi is not None:
+            most = self.midi.shape[1]
+            self.midi_notes[row] = _count("midi_notes", after["midi_notes"], most)
         if self.json is not None:
             self.json[row] = after["json"]
         for name in after.keys() - before.keys() - {"rng"}:
-            self._extra(name, row, np.asarray(after[name]))
+            self._extra(name, row, after[name])
 
     @property
     def extras(self) -> dict[str, NDArray[Any]]:
@@ -143,9 +143,13 @@ class Rows:
             tensors["json"] = self.json
         return tensors
 
-    def _extra(self, name: str, row: int, value: NDArray[Any]) -> None:
+    def _extra(self, name: str, row: int, given: object) -> None:
         """A field that the transform added: stacked, zero where a row has none."""
+        value = np.asarray(given)
         if name not in self._extras:
+            if not _fits_tensor(value.dtype):
+                kind = type(given).__name__
+                raise TransformError(f"transform made {name!r} of {kind}: no tensor holds that")
             self._extras[name] = np.zeros((len(self.keys), *value.shape), dtype=value.dtype)
         others = self._extras[name]
         if (value.dtype, value.shape) != (others.dtype, others.shape[1:]):
@@ -154,3 +158,42 @@ class Rows:
                 f"{others.shape[1:]} of another sample"
             )
         others[row] = value
+
+
+def _replace(name: str, old: NDArray[Any], given: object) -> None:
+    """Put what a transform returned for a field in the place of what was there."""
+    new = np.asarray(given)
+    if new.shape != old.shape:
+        raise TransformError(
+            f"transform changed the shape of {name!r} from {old.shape} to {new.shape}"
+        )
+    if not np.can_cast(new.dtype, old.dtype, "same_kind"):
+        raise TransformError(f"transform made {name!r} {new.dtype}; {old.dtype} is due")
+    if not (old.dtype.kind == "f" or np.can_cast(new.dtype, old.dtype)):
+        least, most = np.iinfo(old.dtype).min, np.iinfo(old.dtype).max
+        if new.size and not least <= new.min() <= new.max() <= most:
+            raise TransformError(
+                f"transform made {name!r} {new.dtype} of {new.min()} to {new.max()}, "
+                f"more than the {old.dtype} of a batch holds"
+            )
+    old[...] = new
+
+
+def _count(name: str, given: object, most: int) -> int:
+    """How many frames or notes of a row are sound, as a transform told it."""
+    try:
+        count = operator.index(given)  # type: ignore[arg-type]
+    except TypeError:
+        count = -1
+    if not 0 <= count <= most:
+        raise TransformError(f"transform made {name!r} {given!r}; 0 to {most} is due")
+    return count
+
+
+def _fits_tensor(dtype: np.dtype[Any]) -> bool:
+    """Whether tensors hold such values; text, objects and numbers of other machines they do not."""
+    try:
+        torch.from_numpy(np.empty(0, dtype))
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from numbers import Real
 from pathlib import Path
 
 from loader.disk import remove_drafts, write_whole, writing
@@ -43,8 +44,7 @@ class ShardCache:
             ValueError: if the folder lies on a network file system, or the limit is not positive.
             CacheError: if it cannot be made.
         """
-        if limit_bytes is not None and limit_bytes <= 0:
-            raise ValueError(f"cache_bytes must be positive, got {limit_bytes}")
+        require_limit(limit_bytes)
         if not is_local(folder):
             raise ValueError(
                 f"cache_dir {folder} lies on a {file_system(folder)} file system; a cache has to "
@@ -156,6 +156,16 @@ class ShardCache:
     def is_pressed(self) -> bool:
         """Whether another process has asked for room since this was last called."""
         return self._room.is_pressed()
+
+
+def require_limit(limit_bytes: object) -> None:
+    """Raise ValueError if it is neither a number of bytes, more than none, nor None."""
+    if limit_bytes is None:
+        return
+    if not isinstance(limit_bytes, Real) or isinstance(limit_bytes, bool):
+        raise ValueError(f"cache_bytes must be a number of bytes, got {limit_bytes!r}")
+    if not float(limit_bytes) > 0:
+        raise ValueError(f"cache_bytes must be positive, got {limit_bytes}")
 
 
 def keep_manifests(cache: ShardCache, sources: Sequence[Source]) -> None:

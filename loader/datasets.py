@@ -1,14 +1,16 @@
 """Opens what is streamed: datasets, their cache, their subset, and the store of their shards."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from loader.cache import ShardCache, keep_manifests
+from loader.cache import ShardCache, keep_manifests, require_limit
 from loader.catalog import Catalog
 from loader.decoded import decoded_bytes, folder_suffix, worth_keeping
 from loader.foreign import count_samples
@@ -69,10 +71,12 @@ def open_datasets(
     """
     if not isinstance(shards, str | Path | Sequence | Mapping) or not shards:
         raise ValueError(f"shards must be a URL, a list of them or a dict of weights: {shards!r}")
-    weights = tuple(shards.values()) if isinstance(shards, Mapping) else None
+    weights = _weights(shards) if isinstance(shards, Mapping) else None
     urls = list(shards) if isinstance(shards, Mapping) else [shards]
     if weights is not None and subset is not None:
         raise ValueError("subset and a mixture exclude each other: which part of which dataset?")
+    if not in_place:
+        require_limit(limit_bytes)
     keep = None if in_place else folder
     sources = [open_source(url, options, cache_dir=keep) for url in urls]
     shards_of_all = Catalog.join([source.shards for source in sources])
@@ -102,6 +106,15 @@ def open_datasets(
         verify_hash=verify_hash,
     )
     return Datasets(sources, weights, fingerprint, store, stats, folder)
+
+
+def _weights(shards: Mapping[str, float]) -> tuple[float, ...]:
+    """Weights of a mixture as Python's own numbers, for JSON; raise ValueError if one is none."""
+    for url, weight in shards.items():
+        is_number = isinstance(weight, Real) and not isinstance(weight, bool)
+        if not is_number or not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"the weight of {url} must be a positive number, got {weight!r}")
+    return tuple(float(weight) for weight in shards.values())
 
 
 def _open_cache(folder: Path, limit_bytes: int | None, *, needed: bool) -> ShardCache | None:

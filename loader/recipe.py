@@ -52,11 +52,14 @@ class Recipe:
             is_number = is_real and math.isfinite(given)
             optional = name == "clip_seconds" and given is None
             _require(is_number or optional, f"{name} must be a number, got {given!r}")
-        _require(self.sample_rate > 0, f"sample_rate must be positive, got {self.sample_rate}")
+        for name in ("sample_rate", "max_notes"):
+            given = getattr(self, name)
+            _require(given > 0, f"{name} must be positive, got {given}")
+            _require(given % 1 == 0, f"{name} must be a whole number, got {given}")
+            object.__setattr__(self, name, int(given))
         clip = self.clip_seconds
         fits = clip is None or (clip > 0 and round(clip * self.sample_rate) > 0)
         _require(fits, f"clip_seconds must be positive and at least a frame long, got {clip}")
-        _require(self.max_notes > 0, f"max_notes must be positive, got {self.max_notes}")
         _choose("crop", self.crop, ("start", "random", "center"))
         _choose("audio_dtype", self.audio_dtype, ("float32", "int16"))
         _choose("midi", self.midi, ("octuple", "notes"))

@@ -1,8 +1,11 @@
 """Slips of users are told at once, by what they wrote."""
 
+import json
 import math
+from fractions import Fraction
 
 import corpus
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +29,52 @@ def test_a_transform_that_runs_dry_does_not_end_the_epoch(dataset, workers):
             pass
 
 
+def take(dataset, change, **options):
+    """The first batch behind a transform that changes some fields."""
+    options = {**SMALL, "num_workers": 0, "transform": lambda s: {**s, **change(s)}} | options
+    with make_pipeline(dataset, **options) as pipe:
+        return next(iter(pipe))
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda s: {"audio": s["audio"] / 32768}, {"audio_dtype": "int16"}, "'audio' float"),
+        (lambda s: {"midi": s["midi"] / 128}, {}, "'midi' float64; int64 is due"),
+        (lambda s: {"labels": [None, 1.0]}, {}, "'labels' object; float32 is due"),
+        (
+            lambda s: {"audio": s["audio"].astype("i4") - 40_000},
+            {"audio_dtype": "int16"},
+            "'audio' int32 of -.*, more than the int16 of a batch holds",
+        ),
+        (lambda s: {"audio_frames": 10**8}, {}, "'audio_frames' 100000000; 0 to 8000 is due"),
+        (lambda s: {"audio_frames": -1}, {}, "'audio_frames' -1"),
+        (lambda s: {"audio_frames": 2.5}, {}, r"'audio_frames' 2\.5"),
+        (lambda s: {"midi_notes": 5}, {}, "'midi_notes' 5; 0 to 4 is due"),
+        (lambda s: {"name": "abc"}, {}, "'name' of str: no tensor holds that"),
+        (lambda s: {"name": None}, {}, "'name' of NoneType: no tensor holds that"),
+        (lambda s: {"name": np.zeros(3, ">f4")}, {}, "'name' of ndarray: no tensor holds that"),
+    ],
+)
+def test_what_a_batch_cannot_hold_is_named_by_sample_and_field(dataset, change, options, message):
+    with pytest.raises(ValueError, match=f"sample 'audio-.*{message}"):
+        take(dataset, change, **options)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f2", "i4"])
+def test_a_transform_may_return_numbers_that_a_batch_holds(dataset, dtype):
+    batch = take(dataset, lambda s: {"labels": s["labels"].astype(dtype), "audio_frames": 3})
+    assert batch["labels"].dtype == torch.float32
+    assert batch["audio_frames"].tolist() == [3] * 4
+    batch = take(dataset, lambda s: {"audio": s["audio"].astype(dtype)}, audio_dtype="float32")
+    assert batch["audio"].dtype == torch.float32
+
+
+def test_wider_integers_are_taken_as_far_as_they_fit(dataset):
+    wide = take(dataset, lambda s: {"audio": s["audio"].astype("i8")}, audio_dtype="int16")
+    assert torch.equal(wide["audio"], take(dataset, lambda s: {}, audio_dtype="int16")["audio"])
+
+
 def test_a_mixture_has_the_labels_of_any_of_its_datasets(dataset, tmp_path):
     bare = corpus.make_dataset(tmp_path, samples=20, labels=False)
     with make_pipeline({str(dataset): 1, str(bare): 1}, shuffle=0, **SMALL) as pipe:
@@ -43,12 +92,30 @@ def test_a_mixture_has_the_labels_of_any_of_its_datasets(dataset, tmp_path):
         ({"clip_seconds": math.inf}, "clip_seconds must be a number, got inf"),
         ({"sample_rate": math.nan}, "sample_rate must be a number, got nan"),
         ({"max_notes": True}, "max_notes must be a number, got True"),
+        ({"max_notes": 2.5}, "max_notes must be a whole number, got 2.5"),
+        ({"sample_rate": 8000.5}, "sample_rate must be a whole number, got 8000.5"),
+        ({"cache_bytes": "1GB"}, "cache_bytes must be a number of bytes, got '1GB'"),
+        ({"cache_bytes": math.nan}, "cache_bytes must be positive, got nan"),
         ({"labels": True}, "labels must be the URL of a file of ratings, got True"),
     ],
 )
 def test_arguments_of_another_type_are_named(dataset, given, message):
     with pytest.raises(ValueError, match=message):
         make_pipeline(dataset, **SMALL | given)
+
+
+@pytest.mark.parametrize("weight", ["1", None, True, 0, -1, math.nan, math.inf])
+def test_weights_that_are_no_positive_numbers_are_refused(dataset, weight):
+    with pytest.raises(ValueError, match=f"the weight of {dataset} must be a positive number"):
+        make_pipeline({str(dataset): weight}, **SMALL)
+
+
+@pytest.mark.parametrize("number", [int, np.float32, np.int64, Fraction])
+def test_weights_of_any_kind_of_number_are_kept_as_json(dataset, number):
+    with make_pipeline({str(dataset): number(2)}, **SMALL) as pipe:
+        state = json.loads(json.dumps(pipe.state_dict()))
+        pipe.load_state_dict(state | {"mixture": [2]})
+        assert state["mixture"] == [2]
 
 
 @pytest.mark.parametrize("shards", [None, 3, {}, [], ""])
