@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import Any
@@ -94,7 +95,8 @@ def read_labels(url: str, options: dict[str, Any] | None = None) -> LabelTable:
         FileNotFoundError: if there is no such file.
     """
     table = LabelTable(url)
-    for line, text in enumerate(BytesIO(read_url(url, options)), 1):
+    data = read_url(url, options).removeprefix(BOM_UTF8)
+    for line, text in enumerate(BytesIO(data), 1):
         try:
             if text := text.strip():
                 table.add(*_parse(text))

@@ -91,7 +91,7 @@ def _add_append(commands: Commands) -> None:
 
 
 def _add_relabel(commands: Commands) -> None:
-    text = "put new ratings beside the shards of a dataset"
+    text = "put new ratings beside the shards of a dataset, in place of all earlier ones"
     command = add_command(commands, "relabel", run_relabel, text, examples=examples.RELABEL)
     add = command.add_argument
     add("url", metavar="URL", help="a dataset, or a folder of splits")

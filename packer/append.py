@@ -9,30 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from packer.build import build
 from packer.card import put_cards
-from packer.inputs import read_input, rules_for
 from packer.intake import Intake
 from packer.joining import PARTS, UNDIVIDED, Joined, a_record, parts_of
 from packer.journal import remove_other_shards
 from packer.locks import locked
 from packer.options import Options
-from packer.report import Report
+from packer.place import KEYS, Place, find_place, read_keys
 from packer.shard import shard_name
-from packer.splits import Dataset, open_splits
+from packer.splits import Dataset
 from packer.spool import default_spool
 from packer.summary import pooled
 from packer.target import Target
 from shards.errors import AnnotationError, ManifestError
-from shards.faults import Kind, Rejection
-from shards.keys import RECORD, key_hash
+from shards.keys import RECORD
 from shards.manifest import NAME, Manifest, ShardInfo, dump_manifest, load_manifest
-from shards.schema import Annotation
 
-_KEYS, _REJECTED = "keys.bin", "rejected.jsonl"
-_OF_INPUT = ("input_sha256", PARTS)
+_REJECTED = "rejected.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +37,6 @@ class Appended:
     url: str
     manifest: Manifest
     added: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where samples are to be added.
-
-    Attributes:
-        splits: by name, the dataset and those that the same build divided from it. The dataset has
-            an empty name if it was not divided, or is no longer called as its split was.
-    """
-
-    dataset: Dataset
-    splits: Mapping[str, Dataset]
-
-    @property
-    def identities(self) -> set[str]:
-        return {one.target.identity for one in self.splits.values()}
 
 
 def append(
@@ -79,31 +57,32 @@ def append(
     """Pack annotations with the options of a dataset, and add them to it as new shards.
 
     They are packed on the local disk, then their shards put beside the others, and last the
-    manifest is replaced. New samples are shuffled among themselves only.
+    manifest is replaced. New samples are shuffled among themselves only. Annotations whose keys
+    are there already are left out, as others that cannot be packed: so a file that has grown is
+    appended, with a ``max_rejected`` that allows for them.
 
     Args:
-        annotations: as for ``build``; no key may be in the dataset or in its other splits, and no
-            field be new. Lines without MIDI get a file without notes if the dataset has MIDI.
+        annotations: as for ``build``; no field may be new. Lines without MIDI get a file without
+            notes if the dataset has MIDI.
         url: a dataset, such as one split.
         intake: as for ``build``; windows are cut as the dataset's were, if it chooses none.
         spool: local folder to pack in; None is in the user's cache directory.
 
     Raises:
-        AnnotationError: as ``build``, and if a key is in the dataset already.
-        ManifestError: if there is no dataset of this packer, the new samples have other members,
-            or the dataset was changed meanwhile.
+        AnnotationError: as ``build``; a key that is in the dataset or in its other splits already
+            counts among what cannot be packed. Nothing is added then.
+        ManifestError: if there is no dataset of this packer, it lacks ``keys.bin``, the new samples
+            have other members, or the dataset was changed meanwhile.
         FetchError: as ``build``.
     """
     spools = spool or default_spool()
-    with locked(spools, _find(url, storage_options).identities):
-        place = _find(url, storage_options)  # nobody on this machine changes it from here on
+    with locked(spools, find_place(url, storage_options).identities):
+        place = find_place(url, storage_options)  # nobody on this machine changes it from here on
         target, manifest = place.dataset.target, place.dataset.manifest
         stage = _stage(target, spools)
-        joined = Joined(target.url, a_record(target, manifest.shards, stage), manifest.fields)
+        like = a_record(target, manifest.shards, stage)
+        joined = Joined(target.url, like, manifest.fields, place.taken())
         intake = (intake or Intake()).as_noted(manifest.options)
-        if intake.segment_s is None:
-            rules = rules_for(annotations, root, rewrite, only, label_range, joined.like)
-            _refuse_known(annotations, read_input(annotations, rules).annotations, _taken(place))
         packed = stage / "dataset"
         build(
             annotations,
@@ -135,39 +114,6 @@ def _stage(target: Target, spools: Path) -> Path:
     return stage
 
 
-def _find(url: str, storage_options: dict[str, Any] | None) -> _Place:
-    dataset = _open(url, storage_options)
-    options, name = dataset.manifest.options, dataset.target.name
-    divided = options.get("split") or options.get("split_by") is not None
-    if not divided or "." in name:  # no folder of a split is called so: it was moved
-        return _Place(dataset, {"": dataset})
-    found = open_splits(dataset.target.parent.url, storage_options)
-    same = {split: one for split, one in found.items() if _origin(one) == _origin(dataset)}
-    if name not in same:
-        return _Place(dataset, {"": dataset})
-    called = options.get("split") or same
-    if name not in called:  # renamed, or a copy
-        return _Place(dataset, {"": dataset, **{n: one for n, one in same.items() if n != name}})
-    ordered = [split for split in called if split in same]
-    return _Place(dataset, {split: same[split] for split in ordered})
-
-
-def _origin(dataset: Dataset) -> dict[str, Any]:
-    """What datasets of one build have in common."""
-    options = {**dataset.manifest.options, "name": dataset.manifest.name}
-    return {name: value for name, value in options.items() if name not in _OF_INPUT}
-
-
-def _open(url: str, storage_options: dict[str, Any] | None) -> Dataset:
-    datasets = open_splits(url, storage_options)
-    if "" not in datasets:
-        names = list(datasets)
-        raise ManifestError(f"{url}: holds splits; name one: {url}/{f' or {url}/'.join(names)}")
-    if "input_sha256" not in datasets[""].manifest.options:
-        raise ManifestError(f"{url}: was not built by this packer, so its options are not known")
-    return datasets[""]
-
-
 def _options(manifest: Manifest) -> Options:
     """The options that a dataset was built with, but for those that divided it."""
     known = {field.name for field in fields(Options)}
@@ -175,32 +121,7 @@ def _options(manifest: Manifest) -> Options:
     return Options(**{**given, **UNDIVIDED})
 
 
-def _keys(dataset: Dataset) -> NDArray[np.void]:
-    """``keys.bin`` of the shards that the manifest names: an append that broke off wrote more."""
-    records = np.frombuffer(dataset.target.read(_KEYS), dtype=RECORD)
-    return records[records["shard"] < len(dataset.manifest.shards)]
-
-
-def _taken(place: _Place) -> NDArray[np.uint64]:
-    """Hashes of the keys that no new sample may have."""
-    return np.concatenate([_keys(one)["hash"] for one in place.splits.values()])
-
-
-def _refuse_known(
-    source: Path, annotations: Sequence[Annotation], taken: NDArray[np.uint64]
-) -> None:
-    hashes = np.array([key_hash(one.key) for one in annotations], dtype=np.uint64)
-    twice = [annotations[int(place)] for place in np.flatnonzero(np.isin(hashes, taken))]
-    rejected = [
-        Rejection(
-            one.line, f"key {one.key!r} is in the dataset already", one.record, Kind.KNOWN_KEY
-        )
-        for one in twice
-    ]
-    Report(source, len(annotations), None, rejected).check()
-
-
-def _join(place: _Place, new: Manifest, packed: Path, annotations: Path) -> Manifest:
+def _join(place: Place, new: Manifest, packed: Path, annotations: Path) -> Manifest:
     """Put new shards beside the old ones, then what was left out and all keys, then the manifest.
 
     Shards that an append which broke off left there go before the manifest: after it, an end in
@@ -209,8 +130,8 @@ def _join(place: _Place, new: Manifest, packed: Path, annotations: Path) -> Mani
     """
     target, old = place.dataset.target, place.dataset.manifest
     first = len(old.shards)
-    keys = np.frombuffer((packed / _KEYS).read_bytes(), dtype=RECORD).copy()
-    if np.isin(keys["hash"], _taken(place)).any():
+    keys = np.frombuffer((packed / KEYS).read_bytes(), dtype=RECORD).copy()
+    if np.isin(keys["hash"], place.taken()).any():
         raise AnnotationError(f"{target.url}: has some of the new keys already; nothing is added")
     _refuse_changed(place.dataset)
     shards: list[ShardInfo] = []
@@ -220,12 +141,12 @@ def _join(place: _Place, new: Manifest, packed: Path, annotations: Path) -> Mani
             target.put(packed / f"{info.url}{end}", f"{name}{end}")
         shards.append(replace(info, url=name))
     keys["shard"] += first
-    joined = np.concatenate([_keys(place.dataset), keys])
+    joined = np.concatenate([read_keys(place.dataset), keys])
     manifest = _pooled(old, new, shards)
     _refuse_changed(place.dataset)
     remove_other_shards(target, {info.url for info in manifest.shards})
     _add_rejected(target, packed, annotations)
-    target.write(_KEYS, joined[np.argsort(joined["hash"], kind="stable")].tobytes())
+    target.write(KEYS, joined[np.argsort(joined["hash"], kind="stable")].tobytes())
     target.write(NAME, dump_manifest(manifest))
     if "" in place.splits:
         put_cards(target, {"": manifest})

@@ -105,6 +105,7 @@ def build(
             options=options,
             intake=intake,
             copies=copies,
+            taken=joined.taken if joined else None,
             with_midi=joined is not None and "midi" in joined.members,
             progress=progress,
         )

@@ -25,16 +25,19 @@ where a build broke off.
 """
 APPEND = """examples:
   python -m packer append packed/train more.jsonl
+  python -m packer append packed/train grown.jsonl --max-rejected 90%    most is there already
 
-The new samples become further shards, packed with the options of the dataset. No key may be in it
-already, and no field be new.
+The new samples become further shards, packed with the options of the dataset. No field may be new.
+Lines whose keys are in it already are left out and listed, as far as --max-rejected allows.
 """
 RELABEL = """examples:
   python -m packer relabel packed/train ratings.jsonl
   python -m packer relabel packed ratings.jsonl --label-range 0:100     for all splits
 
 LABELS are JSON lines, such as {"key": "audio-x-0", "labels": {"note_accuracy": 85.2}}. Train on
-them with make_pipeline(..., labels="packed/labels.jsonl"). The shards stay as they are.
+them with make_pipeline(..., labels="packed/labels.jsonl"). The shards stay as they are. A
+labels.jsonl that is there already is replaced as a whole: what has no line in LABELS keeps the
+labels that it was packed with.
 """
 VERIFY = """examples:
   python -m packer verify packed             all splits

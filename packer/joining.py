@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from packer.target import Target
 from shards.errors import ManifestError
 from shards.manifest import Manifest, ShardInfo
@@ -24,11 +27,13 @@ class Joined:
     Attributes:
         like: a record whose fields are all that samples may have.
         members: extension of each modality that samples have.
+        taken: uint64 hashes of the keys that no new sample may have.
     """
 
     url: str
     like: Mapping[str, Any]
     members: Mapping[str, str]
+    taken: NDArray[np.uint64]
 
     def require(self, members: Mapping[str, str]) -> None:
         """Raise ManifestError if new samples would have other members."""

@@ -7,12 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from packer.copies import Copies, as_it_is
 from packer.inspection import MidiInfo, same_content
 from packer.intake import Intake
 from packer.segments import SHORTEST_S, Segment, windows
 from packer.sources import Sources, look_at
 from shards.faults import FaultError, Kind, Rejection
+from shards.keys import key_hash
 from shards.schema import Annotation, recut, with_distinct_keys
 
 _CLOCK_S = 0.001  # annotations round their times; a segment may overhang its recording by this
@@ -23,12 +27,14 @@ def probe(
     annotations: Sequence[Annotation],
     intake: Intake | None = None,
     *,
+    taken: NDArray[np.uint64] | None = None,
     copies: Copies | None = None,
     progress: bool = True,
 ) -> tuple[list[Segment], list[Rejection]]:
     """Choose and cut the samples of annotations, and check each against its files.
 
     Args:
+        taken: hashes of keys that a dataset has already, whose samples cannot be packed again.
         copies: keeps those of files on mounts; None reads all files where they are.
 
     Returns:
@@ -39,10 +45,11 @@ def probe(
     if intake.whole:
         chosen, rejected = with_distinct_keys(_whole(annotations))
     if intake.segment_s is None:
-        chosen = _subset(chosen, intake.subset)
+        chosen = list(_unknown(_subset(chosen, intake.subset), taken, rejected))
     sources = look_at(chosen, threads=intake.io_threads, copies=copies, progress=progress)
     if intake.segment_s is not None:
-        chosen = _subset(list(_cut(chosen, sources, intake, rejected)), intake.subset)
+        cut = _subset(list(_cut(chosen, sources, intake, rejected)), intake.subset)
+        chosen = list(_unknown(cut, taken, rejected))
     segments = list(_checked(chosen, sources, intake, rejected))
     twins = same_content(
         {path: info for path, info in sources.audio.items() if not isinstance(info, FaultError)},
@@ -71,6 +78,22 @@ def _subset(annotations: list[Annotation], count: int | None) -> list[Annotation
         key=lambda place: sha256(annotations[place].key.encode()).digest(),
     )
     return [annotations[place] for place in sorted(places)]
+
+
+def _unknown(
+    annotations: Sequence[Annotation], taken: NDArray[np.uint64] | None, rejected: list[Rejection]
+) -> Iterator[Annotation]:
+    """Annotations but for those whose keys are taken."""
+    if taken is None:
+        yield from annotations
+        return
+    hashes = np.array([key_hash(one.key) for one in annotations], dtype=np.uint64)
+    for annotation, known in zip(annotations, np.isin(hashes, taken), strict=True):
+        if known:
+            reason = f"key {annotation.key!r} is in the dataset already"
+            rejected.append(_rejection(annotation, FaultError(Kind.KNOWN_KEY, reason)))
+        else:
+            yield annotation
 
 
 def _cut(

@@ -1,6 +1,7 @@
 """New ratings beside the shards of a dataset, which stay as they are."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from packer.place import read_keys
 from packer.report import Report
 from packer.splits import open_splits
 from packer.summary import label_stats
 from packer.target import Target
-from shards.errors import ManifestError
+from shards.errors import AnnotationError
 from shards.faults import FaultError, Kind, Rejection
-from shards.keys import RECORD, key_hash
+from shards.keys import key_hash
 from shards.line import check_labels, parse_line, shown
 from shards.manifest import LabelStats
 from shards.schema import read_lines
+
+log = logging.getLogger("packer")
 
 FILE = "labels.jsonl"
 
@@ -47,26 +51,30 @@ def relabel(
 ) -> Relabelled:
     """Check ratings and put them beside a dataset, or a folder of splits, as ``labels.jsonl``.
 
-    ``make_pipeline(labels=...)`` reads that file. One that is there already is replaced.
+    ``make_pipeline(labels=...)`` reads that file. One that is there already is replaced, with all
+    its ratings; a warning tells how many samples have none any more.
 
     Args:
         labels: JSON lines ``{"key": ..., "labels": {...}}``.
         label_range: lowest and highest value that a label may have.
 
     Raises:
-        AnnotationError: if a line is wrong or names a key that the dataset has not; nothing is
-            written then.
+        AnnotationError: if there are no ratings, a line is wrong, or it names a key that the
+            dataset has not; nothing is written then.
         ManifestError: if there is no dataset, or it has no ``keys.bin``.
     """
     datasets = open_splits(url, storage_options)
-    known = np.concatenate([_hashes(dataset.target) for dataset in datasets.values()])
+    known = np.concatenate([read_keys(dataset)["hash"] for dataset in datasets.values()])
     rated, rejected = _read(labels, label_range)
     total = len(rated) + len(rejected)
+    if not total:
+        raise AnnotationError(f"{labels}: holds no ratings; JSON lines of keys and labels are due")
     rejected += _unknown(rated, known, url)
     Report(labels, total, None, rejected, "lines of ratings cannot be used").check()
     target = Target(url, storage_options)
     rows = ({"key": key, "labels": own} for _, key, own in rated)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    _warn_of_lost(target, rated)
     target.write(FILE, text.encode())
     names = list(dict.fromkeys(name for _, _, own in rated for name in own))
     stats = label_stats(names, (own for _, _, own in rated))
@@ -111,13 +119,26 @@ def _unknown(rated: Sequence[_Rated], known: NDArray[np.uint64], url: str) -> li
     ]
 
 
-def _hashes(target: Target) -> NDArray[np.uint64]:
+def _warn_of_lost(target: Target, rated: Sequence[_Rated]) -> None:
+    """Tell how many samples have ratings in the file that is replaced, and none in the new one."""
     try:
-        data = target.read("keys.bin")
+        lines = target.read(FILE).splitlines()
     except FileNotFoundError:
-        raise ManifestError(
-            f"{target.url}: has no keys.bin, so its keys are not known; make it with: "
-            f"python -m packer index {target.url}"
-        ) from None
-    hashes: NDArray[np.uint64] = np.frombuffer(data, dtype=RECORD)["hash"]
-    return hashes
+        return
+    now = {key for _, key, _ in rated}
+    lost = [key for key in dict.fromkeys(map(_key_of, lines)) if key and key not in now]
+    if lost:
+        log.warning(
+            "%s/%s: %d samples had ratings there and have none now, such as %s: the new file takes "
+            "the place of the old one; write all ratings into it if they are to stay",
+            *(target.url, FILE, len(lost), lost[0]),
+        )
+
+
+def _key_of(line: bytes) -> str:
+    """The key on a line of ratings; empty where there is none to be read."""
+    try:
+        key = parse_line(line).get("key")
+    except ValueError:
+        return ""
+    return key if isinstance(key, str) else ""

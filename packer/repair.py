@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from packer.ahead import Run, encode_ahead
 from packer.copies import Copies
@@ -19,6 +20,7 @@ from packer.joining import UNDIVIDED, Part, a_record, parts_of
 from packer.journal import kept_samples
 from packer.locks import locked
 from packer.options import Options
+from packer.place import KEYS, find_place, read_keys
 from packer.samples import Samples, plan_samples, read_samples
 from packer.shard import write_shard
 from packer.splits import Dataset, open_splits
@@ -29,8 +31,6 @@ from shards.errors import ManifestError
 from shards.keys import RECORD, key_hash, keys_bytes
 from shards.reader import ShardReader
 from shards.schema import Rules
-
-_KEYS = "keys.bin"
 
 
 def repair(
@@ -77,7 +77,7 @@ def repair(
         Copies(spools, threads=intake.io_threads) as copies,
         locked(spools, {datasets[name].target.identity for name in faulty}),
     ):
-        source = _Source(annotations, rules, intake, copies, progress)
+        source = _Source(annotations, rules, intake, copies, progress, storage_options)
         plans = {
             name: _Plan(source, datasets[name], bad, spools) for name, bad in faulty.items() if bad
         }
@@ -85,9 +85,9 @@ def repair(
             if bad:
                 plans[name].remake(bad, run)
     for result in check():
-        if any(_KEYS in fault for fault in result.faults) and not result.bad:
+        if any(KEYS in fault for fault in result.faults) and not result.bad:
             target = datasets[result.url].target
-            target.write(_KEYS, _keys_of(datasets[result.url]))
+            target.write(KEYS, _keys_of(datasets[result.url]))
     return check()
 
 
@@ -112,6 +112,7 @@ class _Source:
     intake: Intake
     copies: Copies
     progress: bool
+    storage_options: dict[str, Any] | None
 
     def find(
         self, dataset: Dataset, bad: Collection[str], spools: Path
@@ -128,7 +129,9 @@ class _Source:
             whole = [info for info in dataset.manifest.shards[: added.first] if info.url not in bad]
             with TemporaryDirectory(prefix="repair-", dir=spools) as folder:
                 like = a_record(dataset.target, whole, Path(folder))
-            samples = self._read(replace(self.rules, like=like), undivided, dataset)
+            samples = self._read(
+                replace(self.rules, like=like), undivided, dataset, self._before(dataset, added)
+            )
             if samples.identity == added.input_sha256:
                 return samples, undivided, added
         samples = self._read(self.rules, options, dataset)
@@ -141,13 +144,30 @@ class _Source:
             "appended; nothing is replaced"
         )
 
-    def _read(self, rules: Rules, options: Options, dataset: Dataset) -> Samples:
+    def _before(self, dataset: Dataset, added: Part) -> NDArray[np.uint64]:
+        """Hashes of the keys that an append left out as known, as far as ``keys.bin`` tells."""
+        try:
+            place = find_place(dataset.target.url, self.storage_options)
+            own = read_keys(dataset)
+            others = [read_keys(one)["hash"] for one in place.others]
+        except ManifestError:
+            return np.empty(0, np.uint64)
+        return np.concatenate([own["hash"][own["shard"] < added.first], *others])
+
+    def _read(
+        self,
+        rules: Rules,
+        options: Options,
+        dataset: Dataset,
+        taken: NDArray[np.uint64] | None = None,
+    ) -> Samples:
         return read_samples(
             self.path,
             rules,
             options=options,
             intake=self.intake.as_noted(dataset.manifest.options),
             copies=self.copies,
+            taken=taken,
             with_midi=rules.like is not None and "midi" in dataset.manifest.fields,
             progress=self.progress,
         )
@@ -238,7 +258,7 @@ class _Plan:
 
     def _rejected(self) -> set[int]:
         """Samples that could not be encoded, which a whole ``keys.bin`` lacks."""
-        data = self._target.read(_KEYS) if _KEYS in self._target.names() else b""
+        data = self._target.read(KEYS) if KEYS in self._target.names() else b""
         if len(data) != self._manifest.samples * RECORD.itemsize:
             return set()
         there = set(np.frombuffer(data, dtype=RECORD)["hash"].tolist())

@@ -9,6 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from packer.audio import CODECS, COPY
 from packer.copies import Copies, as_it_is
 from packer.copying import copied_extension, copyable
@@ -94,6 +97,7 @@ def read_samples(
     options: Options,
     intake: Intake | None = None,
     copies: Copies | None = None,
+    taken: NDArray[np.uint64] | None = None,
     with_midi: bool = False,
     progress: bool = True,
 ) -> Samples:
@@ -101,6 +105,7 @@ def read_samples(
 
     Args:
         copies: keeps those of files on mounts; None reads all files where they are.
+        taken: hashes of keys that a dataset has already, whose samples are left out.
         with_midi: whether samples have MIDI files even if no line names one.
 
     Raises:
@@ -112,7 +117,9 @@ def read_samples(
         log.warning("%s: %s", annotations, slip)
     if intake is not None and intake.segment_s is not None:
         reading.layout.add(0, {"start_time": 0.0, "end_time": 0.0})
-    segments, more = probe(reading.annotations, intake, copies=copies, progress=progress)
+    segments, more = probe(
+        reading.annotations, intake, taken=taken, copies=copies, progress=progress
+    )
     extension = _extension(segments, options.audio)
     if options.audio == COPY:
         segments, unfit = copyable(segments, extension)

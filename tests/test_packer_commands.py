@@ -12,6 +12,7 @@ import pytest
 from corpus import make_dataset, write_annotations
 
 from loader import make_pipeline
+from loader.relabel import read_labels
 from packer import __main__ as cli
 from packer import arguments
 from packer.__main__ import main
@@ -486,5 +487,59 @@ def test_ratings_for_what_is_no_dataset_are_refused(tmp_path):
         relabel(str(tmp_path), path)
     made = make_dataset(tmp_path / "made", samples=2)
     (made / "keys.bin").unlink()
-    with pytest.raises(ManifestError, match=r"has no keys\.bin.*python -m packer index"):
+    with pytest.raises(ManifestError, match=r"keys\.bin: is missing.*packer verify .* --repair"):
         relabel(str(made), path)
+
+
+def test_an_index_of_keys_that_is_missing_is_made_by_the_command_that_is_named(
+    annotations, tmp_path, caplog
+):
+    ours, others = tmp_path / "ours", tmp_path / "others"
+    assert build(annotations, ours) == 0
+    others.mkdir()
+    for tar in ours.glob("*.tar"):
+        shutil.copy(tar, others)
+    assert main(["index", str(others), "--workers", "0"]) == 0
+    path = ratings(tmp_path, {"key": "audio-0000", "labels": {"x": 1}})
+    more = more_annotations(tmp_path / "more", 10)
+    for folder in (ours, others):
+        keys = (folder / "keys.bin").read_bytes()
+        for damage in (lambda file: file.unlink(), lambda file: file.write_bytes(b"torn")):
+            damage(folder / "keys.bin")
+            caplog.clear()
+            assert main(["relabel", str(folder), str(path)]) == 1
+            assert folder == others or appended(folder, more, tmp_path) == 1
+            for record in caplog.records:
+                assert "keys.bin: is " in record.message
+                command = record.message.partition("make it anew with: python -m packer ")[2]
+            command = command.replace("ANNOTATIONS", str(annotations))
+            assert main(command.split()) == 0
+            assert (folder / "keys.bin").read_bytes() == keys
+        assert main(["relabel", str(folder), str(path)]) == 0
+
+
+def test_samples_that_lose_their_ratings_are_counted(dataset, tmp_path, caplog):
+    for name in ("manifest.json", "keys.bin"):
+        (tmp_path / name).write_bytes((dataset / name).read_bytes())
+    lines = [{"key": f"audio-{n:04d}", "labels": {"x": n}} for n in range(3)]
+    relabel(str(tmp_path), ratings(tmp_path, *lines))
+    relabel(str(tmp_path), ratings(tmp_path, *lines))
+    assert not caplog.records
+    with (tmp_path / "labels.jsonl").open("ab") as file:
+        file.write(b'{"key": "cut o\xff\n[]\n')
+    relabel(str(tmp_path), ratings(tmp_path, lines[1]))
+    assert "2 samples had ratings there and have none now, such as audio-0000" in caplog.text
+    assert read_labels(f"{tmp_path}/labels.jsonl") == {"audio-0001": {"x": 1.0}}
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
+def test_a_file_without_ratings_replaces_none(dataset, tmp_path, content):
+    for name in ("manifest.json", "keys.bin"):
+        (tmp_path / name).write_bytes((dataset / name).read_bytes())
+    relabel(str(tmp_path), ratings(tmp_path, {"key": "audio-0000", "labels": {"x": 1}}))
+    before = tree(tmp_path)
+    empty = tmp_path.with_suffix(".jsonl")
+    empty.write_bytes(content)
+    with pytest.raises(AnnotationError, match=r"\.jsonl: holds no ratings"):
+        relabel(str(tmp_path), empty)
+    assert tree(tmp_path) == before

@@ -30,6 +30,13 @@ def test_labels_come_back(tmp_path):
     assert labels.label_names == ["x", "y", "new", "more"]
 
 
+def test_a_byte_order_mark_is_none_of_the_first_line(tmp_path):
+    """As Windows' editors write it, and ``packer relabel`` takes it."""
+    path = tmp_path / "l.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"key": "a", "labels": {"x": 1}}).encode())
+    assert read_labels(str(path)) == {"a": {"x": 1.0}}
+
+
 GOOD = {"key": "a", "labels": {"x": 1}}
 
 

@@ -156,6 +156,23 @@ def test_what_was_appended_is_remade_of_its_own_annotations(made, tmp_path, capl
     assert f"{names[0]}: packed of other annotations than these" in caplog.text
 
 
+@pytest.mark.parametrize("url", ["out", "splits/b"])
+def test_what_a_grown_file_added_is_remade_of_it(made, tmp_path, url):
+    """Without the lines that were known then; later ones are no matter."""
+    root = Path(shutil.copytree(made / Path(url).parts[0], tmp_path / "set"))
+    folder = root if url == "out" else root / "b"
+    arguments = {"workers": 0, "progress": False, "max_rejected": 0.95}
+    sizes = [append(_more(tmp_path, 10, 17), str(folder), **arguments).added]
+    sizes.append(append(_more(tmp_path, 12, 19), str(folder), **arguments).added)
+    assert sizes == [1, 2]
+    expected = tree(root)
+    *_, one, two = sorted(folder.glob("*.tar"))
+    for shard, source in ((one, "10.jsonl"), (two, "12.jsonl")):
+        flip(shard)
+        assert repair(folder, tmp_path / source) == 0
+        assert tree(root) == expected
+
+
 NEW = ((16, 18), (18, 19))
 
 

@@ -231,6 +231,70 @@ def test_shards_that_a_broken_append_left_are_not_given_to_anybody(tmp_path, mon
     assert is_whole(out)
 
 
+# --- what is there already
+
+
+def grown(folder: Path, *numbers: int) -> Path:
+    return write_lines(folder, "grown.jsonl", *numbers, score=1)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_of_a_file_that_has_grown_what_is_new_is_added(tmp_path, whole):
+    out, intake = tmp_path / "out", Intake(whole=whole)
+    make(write_lines(tmp_path, "a.jsonl", 0, 1, score=1), out)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    more = grown(tmp_path, 0, 1, 2, 3)
+    with pytest.raises(AnnotationError, match=r"2 of 4 (?s:.*)--max-rejected 50%"):
+        add(more, out, intake=intake, max_rejected=0.49)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert add(more, out, intake=intake, max_rejected=0.5) == 2
+    assert is_whole(out)
+    assert {record["audio_path"] for record in records(out)[2:]} == {"2.wav", "3.wav"}
+    left_out = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["reason"]) for row in left_out] == [
+        (line, f"key '{line - 1}' is in the dataset already") for line in (1, 2)
+    ]
+    assert {row["kind"] for row in left_out} == {Kind.KNOWN_KEY}
+
+
+def test_what_is_there_already_is_not_opened(tmp_path):
+    out = tmp_path / "out"
+    make(write_lines(tmp_path, "a.jsonl", 0, 1, score=1), out)
+    more = grown(tmp_path, 0, 1, 2)
+    for number in (0, 1):
+        (tmp_path / f"{number}.wav").unlink()
+    assert add(more, out, max_rejected=0.7) == 1
+    rows = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    assert {row["kind"] for row in rows} == {Kind.KNOWN_KEY}
+
+
+def test_windows_that_are_there_already_are_left_out(tmp_path):
+    out = tmp_path / "out"
+    first = write_lines(tmp_path, "a.jsonl", 0, score=1)
+    build(
+        first,
+        str(out),
+        options=Options(sample_rate=SAMPLE_RATE),
+        intake=Intake(segment_s=0.5),
+        workers=0,
+        progress=False,
+    )
+    more = grown(tmp_path, 0, 1)
+    with pytest.raises(AnnotationError, match="is in the dataset already"):
+        add(more, out)
+    assert add(more, out, max_rejected=0.5) == 2
+    assert is_whole(out)
+    assert len(records(out)) == 4
+
+
+def test_a_file_of_which_all_is_there_is_refused(tmp_path):
+    out = tmp_path / "out"
+    make(write_lines(tmp_path, "a.jsonl", 0, 1), out)
+    with pytest.raises(AnnotationError, match="none of its annotations can be packed"):
+        add(tmp_path / "a.jsonl", out, max_rejected=1.0)
+    assert is_whole(out)
+
+
 # --- splits
 
 
