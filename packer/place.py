@@ -73,7 +73,8 @@ def read_keys(dataset: Dataset) -> NDArray[np.void]:
     """``keys.bin`` of the shards that the manifest names: an append that broke off wrote more.
 
     Raises:
-        ManifestError: if it is missing or cut off, with what makes it anew.
+        ManifestError: if it is missing, or has not a record of every sample, with what makes it
+            anew.
     """
     target, manifest = dataset.target, dataset.manifest
     try:
@@ -83,7 +84,11 @@ def read_keys(dataset: Dataset) -> NDArray[np.void]:
     if len(data) % RECORD.itemsize:
         raise ManifestError(_unknown(dataset, "is cut off"))
     records = np.frombuffer(data, dtype=RECORD)
-    return records[records["shard"] < len(manifest.shards)]
+    records = records[records["shard"] < len(manifest.shards)]
+    if len(records) != manifest.samples:
+        fault = f"is not whole, with {len(records)} keys of {manifest.samples} samples"
+        raise ManifestError(_unknown(dataset, fault))
+    return records
 
 
 def _unknown(dataset: Dataset, fault: str) -> str:

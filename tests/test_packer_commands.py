@@ -504,8 +504,10 @@ def test_an_index_of_keys_that_is_missing_is_made_by_the_command_that_is_named(
     more = more_annotations(tmp_path / "more", 10)
     for folder in (ours, others):
         keys = (folder / "keys.bin").read_bytes()
-        for damage in (lambda file: file.unlink(), lambda file: file.write_bytes(b"torn")):
-            damage(folder / "keys.bin")
+        for damaged in (None, b"torn", b"", keys[:16]):
+            (folder / "keys.bin").unlink()
+            if damaged is not None:
+                (folder / "keys.bin").write_bytes(damaged)
             caplog.clear()
             assert main(["relabel", str(folder), str(path)]) == 1
             assert folder == others or appended(folder, more, tmp_path) == 1
