@@ -3,7 +3,7 @@
 import heapq
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,10 +17,12 @@ from packer.segments import SHORTEST_S, Segment, windows
 from packer.sources import Sources, look_at
 from shards.faults import FaultError, Kind, Rejection
 from shards.keys import key_hash
-from shards.schema import Annotation, recut, with_distinct_keys
+from shards.schema import Annotation, other_key, recut, with_distinct_keys
 
 _CLOCK_S = 0.001  # annotations round their times; a segment may overhang its recording by this
 _TAIL_S, _TAIL_SHARE = 2.0, 0.05  # how long a recording may go on after the last note is over
+
+_Windows = dict[Path, dict[tuple[float, float], Annotation]]  # of recordings: start, end in seconds
 
 
 def probe(
@@ -44,12 +46,13 @@ def probe(
     chosen, rejected = list(annotations), list[Rejection]()
     if intake.whole:
         chosen, rejected = with_distinct_keys(_whole(annotations))
+    known: list[Annotation] = []
     if intake.segment_s is None:
-        chosen = list(_unknown(_subset(chosen, intake.subset), taken, rejected))
+        chosen, known = _unknown(_subset(chosen, intake.subset), taken, rejected)
     sources = look_at(chosen, threads=intake.io_threads, copies=copies, progress=progress)
     if intake.segment_s is not None:
         cut = _subset(list(_cut(chosen, sources, intake, rejected)), intake.subset)
-        chosen = list(_unknown(cut, taken, rejected))
+        chosen, known = _unknown(cut, taken, rejected)
     segments = list(_checked(chosen, sources, intake, rejected))
     twins = same_content(
         {path: info for path, info in sources.audio.items() if not isinstance(info, FaultError)},
@@ -57,7 +60,9 @@ def probe(
         progress=progress,
         at=copies.at if copies else as_it_is,
     )
-    return list(_without_copies(segments, twins, rejected)), rejected
+    places = _by_recording(segments, twins)
+    there = _windows_there(known, sources, twins, places)
+    return list(_without_copies(segments, places, there, rejected)), rejected
 
 
 def _whole(annotations: Iterable[Annotation]) -> list[Annotation]:
@@ -81,19 +86,48 @@ def _subset(annotations: list[Annotation], count: int | None) -> list[Annotation
 
 
 def _unknown(
-    annotations: Sequence[Annotation], taken: NDArray[np.uint64] | None, rejected: list[Rejection]
-) -> Iterator[Annotation]:
-    """Annotations but for those whose keys are taken."""
+    annotations: list[Annotation], taken: NDArray[np.uint64] | None, rejected: list[Rejection]
+) -> tuple[list[Annotation], list[Annotation]]:
+    """Annotations but for those whose keys are taken, and those."""
     if taken is None:
-        yield from annotations
-        return
-    hashes = np.array([key_hash(one.key) for one in annotations], dtype=np.uint64)
-    for annotation, known in zip(annotations, np.isin(hashes, taken), strict=True):
-        if known:
-            reason = f"key {annotation.key!r} is in the dataset already"
-            rejected.append(_rejection(annotation, FaultError(Kind.KNOWN_KEY, reason)))
-        else:
-            yield annotation
+        return annotations, []
+    reasons = _reasons(annotations, taken)
+    unknown, known = list[Annotation](), list[Annotation]()
+    for place, annotation in enumerate(annotations):
+        if place not in reasons:
+            unknown.append(annotation)
+            continue
+        known.append(annotation)
+        rejected.append(_rejection(annotation, FaultError(Kind.KNOWN_KEY, reasons[place])))
+    return unknown, known
+
+
+def _reasons(annotations: Sequence[Annotation], taken: NDArray[np.uint64]) -> dict[int, str]:
+    """Why some annotations are not packed again, by place.
+
+    A path has a hash in its key only among lines of like paths. Such lines may have come or gone
+    since it was packed, so it may be there under the other form of its key.
+    """
+    reasons = {
+        place: f"key {annotations[place].key!r} is in the dataset already"
+        for place in _places_of([one.key for one in annotations], taken)
+    }
+    rest = [place for place in range(len(annotations)) if place not in reasons]
+    others = [other_key(annotations[place]) for place in rest]
+    for number in _places_of(others, taken):
+        one = annotations[rest[number]]
+        reasons[rest[number]] = (
+            f"key {others[number]!r} is in the dataset already, and {one.source} may have been "
+            f"packed under it; if it was not, give the line a 'key', such as {one.key!r}"
+        )
+    return reasons
+
+
+def _places_of(keys: Sequence[str], taken: NDArray[np.uint64]) -> list[int]:
+    """Places of the keys that are taken."""
+    hashes = np.array([key_hash(key) for key in keys], dtype=np.uint64)
+    places: list[int] = np.flatnonzero(np.isin(hashes, taken)).tolist()
+    return places
 
 
 def _cut(
@@ -224,18 +258,56 @@ def _check_lengths(annotation: Annotation, sources: Sources, tolerance_s: float)
         )
 
 
-def _without_copies(
-    segments: Sequence[Segment], copies: Mapping[Path, Path], rejected: list[Rejection]
-) -> Iterator[Segment]:
-    """Segments but for those whose audio is that of an earlier one: same content, same window."""
-    places: dict[Path | None, array[int]] = defaultdict(lambda: array("q"))
+def _by_recording(
+    segments: Sequence[Segment], copies: Mapping[Path, Path]
+) -> "dict[Path, array[int]]":
+    """Places of segments with audio, by the first recording of the same content."""
+    places: dict[Path, array[int]] = defaultdict(lambda: array("q"))
     for place, segment in enumerate(segments):
         audio = segment.annotation.audio
         if audio is not None:
             places[copies.get(audio, audio)].append(place)
+    return places
+
+
+def _windows_there(
+    known: Iterable[Annotation],
+    sources: Sources,
+    copies: Mapping[Path, Path],
+    recordings: Container[Path],
+) -> _Windows:
+    """The windows that a dataset has already of some recordings, each with the line that says so.
+
+    Nothing is opened for it: the recordings are those of new lines.
+    """
+    found: _Windows = defaultdict(dict)
+    for annotation in known:
+        audio = annotation.audio
+        if audio is None or (recording := copies.get(audio, audio)) not in recordings:
+            continue
+        try:
+            window = (annotation.start_s, _end(annotation, sources))
+        except FaultError:  # what is there was packed of a longer recording
+            continue
+        found[recording].setdefault(window, annotation)
+    return found
+
+
+def _without_copies(
+    segments: Sequence[Segment],
+    places: Mapping[Path, Sequence[int]],
+    there: _Windows,
+    rejected: list[Rejection],
+) -> Iterator[Segment]:
+    """Segments but for those whose audio is that of an earlier one: same content, same window.
+
+    Args:
+        places: of the segments of each recording.
+        there: as ``_windows_there``; they are earlier than all segments.
+    """
     twice: dict[int, Annotation] = {}
-    for group in places.values():
-        first: dict[tuple[float, float], Annotation] = {}
+    for recording, group in places.items():
+        first = dict(there.get(recording, {}))
         for place in group:
             annotation = segments[place].annotation
             window = (annotation.start_s, segments[place].end_s)

@@ -159,6 +159,18 @@ def recut(annotation: Annotation, window: tuple[float, float] | None) -> Annotat
     return replace(annotation, key=key, start_s=start or 0.0, end_s=end, text=text)
 
 
+def other_key(annotation: Annotation) -> str:
+    """The key that the annotation would have among other lines: with the hash of its path or not.
+
+    One of the line's own is the same among all lines.
+    """
+    if annotation.own_key:
+        return annotation.key
+    source, start = annotation.source, annotation.record.get("start_time")
+    plain = _source_key(source, _stem(source), start)
+    return _hashed(plain, source) if annotation.key == plain else plain
+
+
 def with_distinct_keys(
     annotations: Sequence[Annotation],
 ) -> tuple[list[Annotation], list[Rejection]]:
@@ -179,7 +191,7 @@ def with_distinct_keys(
     unique, rejected = [], []
     for one in annotations:
         if one.key in ambiguous and not one.own_key:
-            one = replace(one, key=f"{one.key}-{_short_hash(one.source)}")
+            one = replace(one, key=_hashed(one.key, one.source))
         if lines.setdefault(one.key, one.line) == one.line:
             unique.append(one)
         else:
@@ -327,6 +339,10 @@ def _key_at(key: str, start: float | None) -> str:
     suffix = _suffix(start)
     room = MAX_KEY_BYTES - len(suffix)
     return (key if len(key) <= room else f"{key[: room - 9]}-{_short_hash(key)}") + suffix
+
+
+def _hashed(key: str, source: str) -> str:
+    return f"{key}-{_short_hash(source)}"
 
 
 def _suffix(start: float | None) -> str:

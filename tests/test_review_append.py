@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -285,6 +286,96 @@ def test_windows_that_are_there_already_are_left_out(tmp_path):
     assert add(more, out, max_rejected=0.5) == 2
     assert is_whole(out)
     assert len(records(out)) == 4
+
+
+def rows_left_out(out: Path) -> list[tuple[str, str]]:
+    """(path, kind) of each line that was left out."""
+    rows = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    return [(row["record"]["audio_path"], row["kind"]) for row in rows]
+
+
+@pytest.mark.parametrize("segment_s", [None, 0.5])
+def test_a_recording_that_is_there_is_not_added_under_another_key(tmp_path, segment_s):
+    """Nor to another split, where a model would be tested on what it was taught."""
+    out, intake = tmp_path / "out", Intake(segment_s=segment_s)
+    first = write_lines(tmp_path, "a.jsonl", *range(4), score=1, start_time=None, end_time=None)
+    options = Options(sample_rate=SAMPLE_RATE, split={"train": 0.5, "val": 0.5})
+    build(first, str(out), options=options, intake=intake, workers=0, progress=False)
+    there = records(out / "val")[0]["audio_path"]
+    shutil.copy(tmp_path / there, tmp_path / "copy.wav")
+    more = grown(tmp_path, 0, 1, 2, 3, 4)
+    again = [
+        {"audio_path": there, "score": 1, "key": "other"},
+        {"audio_path": there, "score": 1, "key": "explicit", "start_time": 0.0, "end_time": 1.0},
+    ]
+    if segment_s:
+        again.append({"audio_path": "copy.wav", "score": 1})
+    more.write_text(more.read_text() + "".join(json.dumps(line) + "\n" for line in again))
+    assert add(more, out / "train", max_rejected=0.9) == (2 if segment_s else 1)
+    assert {r["audio_path"] for r in records(out / "train") + records(out / "val")} == {
+        f"{number}.wav" for number in range(5)
+    }
+    twice = [path for path, kind in rows_left_out(out / "train") if kind == Kind.DUPLICATE_AUDIO]
+    assert set(twice) == {line["audio_path"] for line in again}
+
+
+def test_another_part_of_a_recording_that_is_there_is_added(tmp_path):
+    out = tmp_path / "out"
+    make(write_lines(tmp_path, "a.jsonl", 0, end_time=0.5), out)
+    lines = [{"audio_path": "0.wav", "end_time": 0.5}, {"audio_path": "0.wav", "key": "all"}]
+    lines[1] |= {"end_time": 1.0}
+    more = tmp_path / "b.jsonl"
+    more.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert add(more, out, max_rejected=0.5) == 1
+    assert is_whole(out)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(["a b.wav"], ["a b.wav", "a-b.wav"]), (["a b.wav", "a-b.wav"], ["a b.wav"])],
+    ids=["more alike", "fewer alike"],
+)
+@pytest.mark.parametrize("start", [None, 0.25])
+def test_a_path_is_not_packed_again_when_lines_alike_come_or_go(tmp_path, first, second, start):
+    for seed, name in enumerate(["a b.wav", "a-b.wav", "c.wav", "d.wav"]):
+        write_sound(tmp_path / name, seconds=1.0, seed=seed)
+
+    def lines(name: str, *paths: str, **keys: str) -> Path:
+        rows = [
+            {"audio_path": path, "start_time": start}
+            | ({"key": keys[path]} if path in keys else {})
+            for path in paths
+        ]
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    out = tmp_path / "out"
+    make(lines("a.jsonl", *first, "c.wav"), out)
+    before = [record["audio_path"] for record in records(out)]
+    with pytest.raises(AnnotationError, match="if it was not, give the line a 'key'"):
+        add(lines("b.jsonl", *second, "d.wav"), out, max_rejected=0.1)
+    assert add(lines("b.jsonl", *second, "d.wav"), out, max_rejected=0.9) == 1
+    assert [record["audio_path"] for record in records(out)] == [*before, "d.wav"]
+    assert rows_left_out(out) == [(path, Kind.KNOWN_KEY) for path in second]
+    if len(second) > len(first):
+        own = lines("c.jsonl", *second, **{"a-b.wav": "own"})
+        assert add(own, out, max_rejected=0.9) == 1
+        assert records(out)[-1]["audio_path"] == "a-b.wav"
+    assert is_whole(out)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 16, 40])
+def test_keys_that_are_not_all_there_end_an_append(tmp_path, kept_bytes):
+    """They would let in what the dataset has."""
+    out = tmp_path / "out"
+    make(write_lines(tmp_path, "a.jsonl", 0, 1, 2), out)
+    keys = out / "keys.bin"
+    keys.write_bytes(keys.read_bytes()[:kept_bytes])
+    more = write_lines(tmp_path, "b.jsonl", 0, 1, 2, 3)
+    with pytest.raises(ManifestError, match="so the keys of the dataset are not known"):
+        add(more, out, max_rejected=0.9)
+    assert len(records(out)) == 3
 
 
 def test_a_file_of_which_all_is_there_is_refused(tmp_path):
