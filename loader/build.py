@@ -104,8 +104,10 @@ def make_pipeline(
             place, or return others of the same shape and kind of numbers, and add arrays of one
             shape. ``sample["rng"]`` is its own Generator.
         on_error: "raise", or "skip" to replace an undecodable sample by a blank row.
-        max_error_rate: share of an epoch's samples that each rank may skip, or half of its part
-            of the epoch where that is less; ``iter()`` begins to count anew, on resuming too.
+        max_error_rate: share of an epoch's samples that may be skipped. Of several ranks, each
+            may skip this share of its own part, and three times the square root of that count
+            more, for what chance may bring to one part; together they may skip more, then.
+            ``iter()`` begins to count anew, on resuming too.
         verify_hash: check the SHA-256 of shards that lie on a disk, too, when they are first
             opened; what is fetched is always checked. Where the cache cannot hold a remote shard,
             that is an error, and it is not read by range.

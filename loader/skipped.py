@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +24,8 @@ class Skipped:
 class SkipLog:
     """The skipped samples of one pass over an epoch, or over the rest of one, on this rank.
 
-    A rank sees its own alone. It raises when those are more than may be skipped of the whole
-    epoch: samples that lie together, and so come to one rank, count no more among many ranks
-    than they would on one. Half of a rank's own part is the limit where that is less.
+    A rank sees its own alone. It raises when those are more than ``most_skipped``: the share of
+    its own part of the epoch that may be skipped, and what chance may bring to one part.
     """
 
     def __init__(
@@ -35,7 +35,8 @@ class SkipLog:
 
         Args:
             path: where they are listed; each rank of several has a file of its own beside it.
-            samples: of the epoch on all ranks; a rank may skip ``max_error_rate`` of them.
+            samples: of the epoch on all ranks.
+            max_error_rate: share of them that may be skipped.
         """
         rank = f"-rank{world.rank}" if world.size > 1 else ""
         self._path = path.with_stem(path.stem + rank)
@@ -67,10 +68,16 @@ class SkipLog:
 
 
 def most_skipped(rate: float, *, samples: int, ranks: int) -> float:
-    """How many samples a rank may skip: ``rate`` of those of the whole epoch.
+    """How many samples a rank may skip: ``rate`` of its part of the epoch, and three deviations.
 
-    Where that is more than half of the rank's own part, the half is the limit, or ``rate`` of the
-    part if that is more. So data that are damaged throughout raise in any world.
+    Damage that is spread by chance brings to one part as many more as that, of a Poisson count,
+    once in a thousand parts; without them, samples that lie together would end larger worlds
+    alone. No rank may skip more than ``rate`` of the whole epoch: of one rank, that is the limit.
+
+    Args:
+        rate: share of an epoch that may be skipped, in [0, 1].
+        samples: of the whole epoch.
+        ranks: that share it, in equal parts.
     """
-    part = samples / ranks
-    return min(rate * samples, max(rate, 0.5) * part)
+    expected = rate * samples / ranks
+    return min(rate * samples, expected + 3 * math.sqrt(expected))

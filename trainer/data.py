@@ -102,7 +102,8 @@ class PianoData(LightningDataModule):
             audio_dtype: int16 halves what travels to the device; to a GPU of CUDA it always does.
             max_notes: notes of a clip; later ones are left out.
             on_error: raise, or skip samples that cannot be decoded, up to max_error_rate.
-            max_error_rate: share of an epoch past which a rank that skips raises after all.
+            max_error_rate: share of an epoch that may be skipped, and by chance a bit more of a
+                rank's part; past it, it raises after all.
         """
         super().__init__()
         # What a checkpoint has to tell of how its model was fed, beside mode and sample rate.
