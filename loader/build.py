@@ -14,7 +14,7 @@ from loader.datasets import Datasets, Shards, open_datasets
 from loader.device import choose_device, dtype_in_memory
 from loader.order import Shuffle
 from loader.pipeline import Pipeline
-from loader.recipe import AudioDtype, Crop, MidiForm, Recipe, Transform
+from loader.recipe import AudioDtype, Crop, MidiForm, Recipe, Transform, whole_number
 from loader.relabel import read_labels
 from loader.settings import Settings
 from shards.units import in_words
@@ -137,6 +137,7 @@ def make_pipeline(
         world_size=world_size,
         device=choose_device(device),
     )
+    sample_rate = whole_number("sample_rate", sample_rate)  # it names a folder of the cache
     opened = open_datasets(
         shards,
         folder=Path(cache_dir or default_folder()),

@@ -46,18 +46,11 @@ class Recipe:
         for name in self.fields:
             _require(name in FIELDS, f"fields must be of {FIELDS}, got {name!r}")
         _require(bool(self.fields), "fields is empty: name at least one")
-        for name in ("sample_rate", "clip_seconds", "max_notes"):
-            given = getattr(self, name)
-            is_real = isinstance(given, Real) and not isinstance(given, bool)
-            is_number = is_real and math.isfinite(given)
-            optional = name == "clip_seconds" and given is None
-            _require(is_number or optional, f"{name} must be a number, got {given!r}")
         for name in ("sample_rate", "max_notes"):
-            given = getattr(self, name)
-            _require(given > 0, f"{name} must be positive, got {given}")
-            _require(given % 1 == 0, f"{name} must be a whole number, got {given}")
-            object.__setattr__(self, name, int(given))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         clip = self.clip_seconds
+        if clip is not None:
+            _require_number("clip_seconds", clip)
         fits = clip is None or (clip > 0 and round(clip * self.sample_rate) > 0)
         _require(fits, f"clip_seconds must be positive and at least a frame long, got {clip}")
         _choose("crop", self.crop, ("start", "random", "center"))
@@ -94,6 +87,18 @@ class Recipe:
         return "midi" in self.fields and extension in MIDI
 
 
+def whole_number(name: str, given: Any) -> int:
+    """An argument that counts something, as an integer, of whatever type its number came.
+
+    Raises:
+        ValueError: if it is no number, not positive or not whole.
+    """
+    _require_number(name, given)
+    _require(given > 0, f"{name} must be positive, got {given}")
+    _require(given % 1 == 0, f"{name} must be a whole number, got {given}")
+    return int(given)
+
+
 def is_audio(extension: str) -> bool:
     """Whether a member is audio, by its extension."""
     return extension in AUDIO
@@ -112,6 +117,11 @@ def midi_extension(members: Mapping[str, Any]) -> str | None:
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise ValueError(message)
+
+
+def _require_number(name: str, given: Any) -> None:
+    is_real = isinstance(given, Real) and not isinstance(given, bool)
+    _require(is_real and math.isfinite(given), f"{name} must be a number, got {given!r}")
 
 
 def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -110,6 +110,22 @@ def test_weights_that_are_no_positive_numbers_are_refused(dataset, weight):
         make_pipeline({str(dataset): weight}, **SMALL)
 
 
+@pytest.mark.parametrize("rate", [math.nan, math.inf, "24k", 8000.5, 0, None, 8000j])
+def test_a_wrong_rate_of_a_decoded_cache_is_refused_before_it_names_one(dataset, tmp_path, rate):
+    options = {**SMALL, "sample_rate": rate, "cache": "decoded", "cache_dir": tmp_path / "cache"}
+    with pytest.raises(ValueError, match="sample_rate must be"):
+        make_pipeline(dataset, **options)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_decoded_cache_is_one_whatever_kind_of_number_its_rate_is(dataset, tmp_path):
+    options = {**SMALL, "fields": ["audio"], "cache": "decoded", "cache_dir": tmp_path}
+    for kind in (int, float, np.int64):
+        with make_pipeline(dataset, **options | {"sample_rate": kind(8000)}) as pipe:
+            next(iter(pipe))
+    assert [path.name[-17:] for path in tmp_path.glob("*-decoded-*")] == ["decoded-8000hz-v2"]
+
+
 @pytest.mark.parametrize("number", [int, np.float32, np.int64, Fraction])
 def test_weights_of_any_kind_of_number_are_kept_as_json(dataset, number):
     with make_pipeline({str(dataset): number(2)}, **SMALL) as pipe:
