@@ -169,14 +169,32 @@ def _replace(name: str, old: NDArray[Any], given: object) -> None:
         )
     if not np.can_cast(new.dtype, old.dtype, "same_kind"):
         raise TransformError(f"transform made {name!r} {new.dtype}; {old.dtype} is due")
-    if not (old.dtype.kind == "f" or np.can_cast(new.dtype, old.dtype)):
-        least, most = np.iinfo(old.dtype).min, np.iinfo(old.dtype).max
-        if new.size and not least <= new.min() <= new.max() <= most:
-            raise TransformError(
-                f"transform made {name!r} {new.dtype} of {new.min()} to {new.max()}, "
-                f"more than the {old.dtype} of a batch holds"
-            )
+    if np.can_cast(new.dtype, old.dtype):
+        old[...] = new
+    elif not _put_narrower(old, new):
+        raise TransformError(
+            f"transform made {name!r} {new.dtype} of {np.nanmin(new)} to {np.nanmax(new)}, "
+            f"more than the {old.dtype} of a batch holds"
+        )
+
+
+def _put_narrower(old: NDArray[Any], new: NDArray[Any]) -> bool:
+    """Put numbers in the place of others of a narrower type; False if that cannot hold them.
+
+    What is infinite before stays so.
+    """
+    if old.dtype.kind == "f":
+        try:
+            with np.errstate(over="raise"):
+                old[...] = new
+        except FloatingPointError:
+            return False
+        return True
+    least, most = np.iinfo(old.dtype).min, np.iinfo(old.dtype).max
+    if new.size and not least <= new.min() <= new.max() <= most:
+        return False
     old[...] = new
+    return True
 
 
 def _count(name: str, given: object, most: int) -> int:

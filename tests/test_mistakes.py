@@ -47,6 +47,12 @@ def take(dataset, change, **options):
             {"audio_dtype": "int16"},
             "'audio' int32 of -.*, more than the int16 of a batch holds",
         ),
+        (
+            lambda s: {"labels": np.array([np.nan, 1e39])},
+            {},
+            r"'labels' float64 of 1e\+39 to 1e\+39, more than the float32 of a batch holds",
+        ),
+        (lambda s: {"audio": s["audio"] - np.float64(1e39)}, {}, r"'audio' float64 of -1e\+39"),
         (lambda s: {"audio_frames": 10**8}, {}, "'audio_frames' 100000000; 0 to 8000 is due"),
         (lambda s: {"audio_frames": -1}, {}, "'audio_frames' -1"),
         (lambda s: {"audio_frames": 2.5}, {}, r"'audio_frames' 2\.5"),
