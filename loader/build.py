@@ -92,8 +92,9 @@ def make_pipeline(
         labels: URL of a JSONL of ``{"key", "labels"}`` that replaces or adds labels.
         dimensions: label names, in order; None takes all; ``Pipeline.dimensions`` tells them. Of
             tars without a manifest one sample is looked at: the first of each folder, pattern or
-            tar that is named; where more than 16 are, the first of each folder that they lie in.
-            Names that only other samples have are found by ``python -m packer index``.
+            tar that is named; where more than 16 are, the first of each folder that they lie in,
+            of at most 16 folders. Names that only other samples have are found by
+            ``python -m packer index``.
         sample_rate: Hz of the audio.
         clip_seconds: length of the window; None is whole samples, padded to the longest.
         crop: where the window lies: "start", "center", or "random" by seed, epoch and key.

@@ -179,6 +179,10 @@ class Catalog:
             return used[0].fingerprint
         return fingerprint(info for folder, run in self.runs() for info in self._infos(folder, run))
 
+    def home(self, number: int) -> Folder:
+        """The folder of a shard, counted from 0: at a fraction of the cost of the shard."""
+        return self.folders[bisect_right(self._borders, number) - 1]
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -187,8 +191,7 @@ class Catalog:
 
     def __getitem__(self, number: int) -> Shard:
         number = range(len(self))[number]
-        folder = self.folders[bisect_right(self._borders, number) - 1]
-        return Shard(folder, int(self.numbers[number]), int(self.rows[number]))
+        return Shard(self.home(number), int(self.numbers[number]), int(self.rows[number]))
 
     def _infos(self, folder: Folder, run: slice) -> Iterable[ShardInfo]:
         if run.stop - run.start == len(folder.infos):

@@ -14,7 +14,7 @@ from shards.hints import hint_at_labels, hint_at_members
 
 log = logging.getLogger(__name__)
 
-_MOST_LOOKS = 16  # a look may fetch a shard
+_MOST_LOOKS = 16  # of a source: a look may fetch a shard
 
 
 def contents(
@@ -66,7 +66,8 @@ def _source_contents(source: Source, store: ShardStore, first: int) -> tuple[set
     """Fields that all parts of a source have, and the names of the labels of any.
 
     A part is what one manifest tells of, or else one URL of a list: the first sample of its tars
-    is looked at. Of more than ``_MOST_LOOKS`` such URLs, only one of each folder is.
+    is looked at. Of more than ``_MOST_LOOKS`` such URLs, only one of each folder is, and of more
+    folders the first so many.
     """
     if source.is_foreign and not source.rows.any():
         raise ValueError(f"{source.name}: there is no sample in its {len(source.shards)} shards")
@@ -78,7 +79,7 @@ def _source_contents(source: Source, store: ShardStore, first: int) -> tuple[set
             own, labels = {"json", *folder.manifest.fields}, list(folder.manifest.labels)
         else:
             part = folder.asked if len(urls) <= _MOST_LOOKS else folder.prefix
-            if part in looked or not source.rows[run].any():
+            if part in looked or len(looked) == _MOST_LOOKS or not source.rows[run].any():
                 continue
             looked.add(part)
             place = run.start + int(np.argmax(source.rows[run] > 0))

@@ -160,7 +160,7 @@ class BatchDecoder:
                     unknown.append((row, stored))
             if not unknown:
                 continue
-            packed = self._store.shards[number].home.is_packed
+            packed = self._store.shards.home(number).is_packed
             with readers.reader(number) as reader:
                 for row, stored in unknown:
                     try:

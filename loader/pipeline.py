@@ -77,7 +77,7 @@ class Pipeline(IterableDataset[Batch]):
         self._next = (0, 0)  # epoch and position of the next iter()
         self._at = (0, 0)  # what was delivered
         self._chosen = False  # whether the next iter() has to be of its epoch, even if it is over
-        self._shown = 0  # epoch of the last batch, whose crops are those of pipe[key]
+        self._shown = 0  # epoch whose crops are those of pipe[key]
         self._iterator: Epoch | None = None
         self._process = os.getpid()
         self._mover: Mover | None = None
@@ -125,7 +125,8 @@ class Pipeline(IterableDataset[Batch]):
     def __getitem__(self, key: str | tuple[int, str]) -> dict[str, Any]:
         """One decoded sample by key, or by (source, key) in a mixture: a batch's row.
 
-        Crops and transforms are those of the epoch of the last batch.
+        Crops and transforms are those of the epoch that was begun, loaded or, between
+        iterations, set last.
 
         Raises:
             KeyError: if there is none.

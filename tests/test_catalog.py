@@ -42,6 +42,7 @@ def test_shards_stand_end_to_end():
     assert [shard.info.url for shard in shards] == [f"{name}.tar" for name in NAMES]
     assert [shard.number for shard in shards] == [0, 1, 2, 0, 0, 1]
     assert [shard.folder for shard in shards] == [f"{name[0]}-0123" for name in NAMES]
+    assert [shards.home(number) for number in range(6)] == [shard.home for shard in shards]
     assert shards.rows.tolist() == shards.nsamples.tolist() == [3, 0, 5, 2, 4, 1]
     assert shards.sizes.tolist() == [300, 0, 500, 200, 400, 100]
     assert (shards[3].url, shards[3].local) == ("x://b/b-0.tar", None)
