@@ -17,18 +17,8 @@ def number(value: Any) -> float | None:
 
 
 def labels(value: Any) -> dict[str, float | None]:
-    """Labels that are numbers, or missing (null); others are not labels.
-
-    An integer too large for a float is an infinite one: no batch takes that.
-    """
+    """Labels that are numbers, or missing (null); others are not labels."""
     if not isinstance(value, dict):
         return {}
-    numbers = {name: _label(own) for name, own in value.items()}
+    numbers = {name: number(own) for name, own in value.items()}
     return {n: found for n, found in numbers.items() if found is not None or value[n] is None}
-
-
-def _label(value: Any) -> float | None:
-    found = number(value)
-    if found is None and isinstance(value, int) and not isinstance(value, bool):
-        return math.inf if value > 0 else -math.inf
-    return found

@@ -501,9 +501,7 @@ def test_a_pattern_may_be_longer_than_a_name_of_a_file(folder):
         assert keys_of(pipe) == [f"{number:03d}" for number in range(8)]
 
 
-@pytest.mark.parametrize(
-    "value", [1e39, -1e39, 10**400, -(10**400)], ids=["1e39", "-1e39", "10**400", "-10**400"]
-)
+@pytest.mark.parametrize("value", [1e39, -1e39])
 def test_a_label_beyond_float32_is_told_with_its_key(tmp_path, value):
     members = samples(range(3)) | {"003.flac": flac(3)}
     members["003.json"] = json.dumps({"labels": {"other": None, "rank": value}}).encode()
