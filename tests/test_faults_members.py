@@ -272,6 +272,7 @@ def fail(data, extension):
     except DecodeError as error:
         held = error  # which holds this frame
 
+gc.disable()  # or a collection in between may meet the parts in another order
 for extension, data in lying_headers().values():
     fail(memoryview(data), extension)
     gc.collect()

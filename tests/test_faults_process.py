@@ -28,7 +28,7 @@ NURSERY = f"""
 import os, sys
 sys.path.insert(0, {str(HERE)!r})
 import faultfs
-from loader import make_pipeline
+from loader import make_pipeline, transfer
 for line in sys.stdin:
     if not (child := os.fork()):
         break
@@ -38,6 +38,7 @@ else:
     sys.exit()
 url, cache, mode = line.split()
 faultfs.FaultFileSystem.delay_s = 0.005
+transfer._FIRST_BYTES = transfer._LEAST_BYTES = transfer.CHUNK_BYTES = 4 << 10
 pipe = make_pipeline(url, cache_dir=cache, cache=mode, cache_bytes=10**9, sample_rate=8000,
                      clip_seconds=1.0, batch_size=10, num_workers=2)
 while True:
@@ -85,12 +86,15 @@ def nursery():
 def test_a_signal_at_any_moment_ends_it_and_the_cache_is_good(
     dataset, tmp_path, nursery, number, mode
 ):
-    """Again and again into one folder, which a last process then streams from."""
+    """First while a shard comes; again and again into one folder, from which is streamed then."""
     dice = random.Random(number)
-    for _ in range(3):
+    for again in range(3):
         print(f"fault://{dataset}", tmp_path, mode, file=nursery.stdin, flush=True)
         child = int(nursery.stdout.readline())
-        time.sleep(dice.uniform(0, 0.5))
+        until = time.monotonic() + 10
+        while not again and not list(tmp_path.glob("*/*.part")) and time.monotonic() < until:
+            time.sleep(0.001)
+        time.sleep(dice.uniform(0, 0.5) if again else 0.02)
         os.kill(child, number)
         if not select.select([nursery.stdout], [], [], 15)[0]:
             os.kill(child, signal.SIGKILL)  # or the test itself would wait for ever
