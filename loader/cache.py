@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from numbers import Real
 from pathlib import Path
 
 from loader.disk import remove_drafts, write_whole, writing
@@ -18,6 +17,7 @@ from loader.transfer import part_path
 from shards.errors import CacheError
 from shards.manifest import NAME, dump_manifest
 from shards.mounts import file_system, is_local, on_colab
+from shards.values import is_real
 
 log = logging.getLogger(__name__)
 
@@ -162,9 +162,9 @@ def require_limit(limit_bytes: object) -> None:
     """Raise ValueError if it is neither a number of bytes, more than none, nor None."""
     if limit_bytes is None:
         return
-    if not isinstance(limit_bytes, Real) or isinstance(limit_bytes, bool):
+    if not is_real(limit_bytes):
         raise ValueError(f"cache_bytes must be a number of bytes, got {limit_bytes!r}")
-    if not float(limit_bytes) > 0:
+    if not limit_bytes > 0:
         raise ValueError(f"cache_bytes must be positive, got {limit_bytes}")
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from loader.source import Source, open_source, take_subset
 from loader.stats import Stats
 from loader.store import ShardStore
 from shards.errors import CacheError
+from shards.values import is_real
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +111,7 @@ def open_datasets(
 def _weights(shards: Mapping[str, float]) -> tuple[float, ...]:
     """Weights of a mixture as Python's own numbers, for JSON; raise ValueError if one is none."""
     for url, weight in shards.items():
-        is_number = isinstance(weight, Real) and not isinstance(weight, bool)
-        if not is_number or not (math.isfinite(weight) and weight > 0):
+        if not (is_real(weight) and math.isfinite(weight) and weight > 0):
             raise ValueError(f"the weight of {url} must be a positive number, got {weight!r}")
     return tuple(float(weight) for weight in shards.values())
 

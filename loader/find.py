@@ -18,11 +18,10 @@ from loader.source import Source
 from loader.steps import Places
 from loader.store import ShardStore
 from loader.transfer import open_url
-from shards.keys import RECORD, find_key, keys_bytes
+from shards.keys import KEYS, RECORD, find_key, keys_bytes
 
 log = logging.getLogger(__name__)
 
-_NAME = "keys.bin"
 _FOLDER = "keys"  # of the cache
 
 
@@ -77,7 +76,7 @@ class KeyFinder:
 
     def _in_dataset(self, folder: str, source: Source, key: str) -> list[tuple[int, int]]:
         """Shard and row, within the dataset, of each record of a key."""
-        url, pause = f"{folder}/{_NAME}", self._store.pause
+        url, pause = f"{folder}/{KEYS}", self._store.pause
         fs, path = open_url(url, dict(source.options))
 
         def patiently(action: Callable[[], Any]) -> Any:

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal
 
 from shards.members import AUDIO, MIDI
+from shards.values import is_real
 
 FIELDS = ("audio", "midi", "labels", "json")
 Crop = Literal["start", "random", "center"]
@@ -120,8 +120,7 @@ def _require(holds: bool, message: str) -> None:
 
 
 def _require_number(name: str, given: Any) -> None:
-    is_real = isinstance(given, Real) and not isinstance(given, bool)
-    _require(is_real and math.isfinite(given), f"{name} must be a number, got {given!r}")
+    _require(is_real(given) and math.isfinite(given), f"{name} must be a number, got {given!r}")
 
 
 def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:

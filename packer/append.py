@@ -17,14 +17,14 @@ from packer.joining import PARTS, UNDIVIDED, Joined, a_record, parts_of
 from packer.journal import remove_other_shards
 from packer.locks import locked
 from packer.options import Options
-from packer.place import KEYS, Place, find_place, read_keys
+from packer.place import Place, find_place, read_keys
 from packer.shard import shard_name
 from packer.splits import Dataset
 from packer.spool import default_spool
 from packer.summary import pooled
 from packer.target import Target
 from shards.errors import AnnotationError, ManifestError
-from shards.keys import RECORD
+from shards.keys import KEYS, RECORD
 from shards.manifest import NAME, Manifest, ShardInfo, dump_manifest, load_manifest
 
 _REJECTED = "rejected.jsonl"

@@ -25,7 +25,7 @@ from packer.summary import label_stats
 from packer.target import Target
 from shards import __version__
 from shards.faults import Rejection
-from shards.keys import keys_bytes
+from shards.keys import KEYS, keys_bytes
 from shards.manifest import NAME, Manifest, dump_manifest
 
 log = logging.getLogger("packer")
@@ -118,7 +118,7 @@ class Builder:
         shards = [shard for done in self._done for shard in done.shards]
         manifest = self._manifest(shards)
         self.journal.remove_other_shards([shard.info.url for shard in shards])
-        self._target.write("keys.bin", keys_bytes(self._keys(shard) for shard in shards))
+        self._target.write(KEYS, keys_bytes(self._keys(shard) for shard in shards))
         self._target.write(NAME, dump_manifest(manifest))
         return Built(self._target.url, manifest, made=True)
 

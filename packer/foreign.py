@@ -21,7 +21,7 @@ from shards import values
 from shards.errors import ManifestError, ShardError
 from shards.hints import COMPRESSED, UNPACK, hint_at_labels, hint_at_members
 from shards.index import index_bytes
-from shards.keys import keys_bytes
+from shards.keys import KEYS, keys_bytes
 from shards.manifest import NAME, Manifest, ShardInfo, dump_manifest, load_manifest
 from shards.members import AUDIO, fields_of
 from shards.reader import ShardReader
@@ -246,7 +246,7 @@ def _write(target: Target, manifest: Manifest, tars: Sequence[_Tar]) -> None:
     for tar in tars:
         if not _is_indexed(target, tar):
             target.write(f"{tar.info.url}.idx", index_bytes(tar.offsets))
-    target.write("keys.bin", keys_bytes(tar.keys for tar in tars))
+    target.write(KEYS, keys_bytes(tar.keys for tar in tars))
     target.write(NAME, dump_manifest(manifest))
 
 

@@ -11,6 +11,7 @@ from packer.joining import PARTS
 from packer.shard import Written, shard_name
 from packer.target import Target
 from shards.errors import ManifestError
+from shards.keys import KEYS
 from shards.manifest import NAME, Manifest, ShardInfo, load_manifest
 
 BEGUN = "build.json"
@@ -267,7 +268,7 @@ def _is_shard(name: str) -> bool:
 
 def _is_ours(name: str) -> bool:
     """Whether a build makes files of this name."""
-    return _is_shard(name) or _is_group(name) or name in (NAME, "keys.bin", BEGUN)
+    return _is_shard(name) or _is_group(name) or name in (NAME, KEYS, BEGUN)
 
 
 def _by_index(values: Mapping[str, Any]) -> dict[int, Any]:

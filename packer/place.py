@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from packer.joining import PARTS
 from packer.splits import Dataset, open_splits
 from shards.errors import ManifestError
-from shards.keys import RECORD
+from shards.keys import KEYS, RECORD
 
-KEYS = "keys.bin"
 _OF_INPUT = ("input_sha256", PARTS)
 
 

@@ -20,7 +20,7 @@ from packer.joining import UNDIVIDED, Part, a_record, parts_of
 from packer.journal import kept_samples
 from packer.locks import locked
 from packer.options import Options
-from packer.place import KEYS, find_place, read_keys
+from packer.place import find_place, read_keys
 from packer.samples import Samples, plan_samples, read_samples
 from packer.shard import write_shard
 from packer.splits import Dataset, open_splits
@@ -28,7 +28,7 @@ from packer.spool import Spool, default_spool, writing
 from packer.spread import spread
 from packer.verify import Verified, verify
 from shards.errors import ManifestError
-from shards.keys import RECORD, key_hash, keys_bytes
+from shards.keys import KEYS, RECORD, key_hash, keys_bytes
 from shards.reader import ShardReader
 from shards.schema import Rules
 

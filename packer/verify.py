@@ -19,7 +19,7 @@ from packer.table import check_notes
 from packer.target import Target
 from shards.errors import DataError, DecodeError
 from shards.index import parse_index
-from shards.keys import keys_bytes
+from shards.keys import KEYS, keys_bytes
 from shards.manifest import NAME, Manifest, ShardInfo, load_manifest
 from shards.notes import read_notes
 from shards.pcm import HIGHEST_RATE, LOWEST_RATE
@@ -126,10 +126,10 @@ def _check_keys(target: Target, keys: list[tuple[str, ...]], whole: bool, ours: 
         if key in seen:
             faults.append(f"{target.url}: key {key!r} comes twice")
         seen.add(key)
-    if "keys.bin" not in target.names():
-        faults += [f"{target.url}/keys.bin: is missing"] if ours else []
-    elif whole and target.read("keys.bin") != keys_bytes(keys):
-        faults.append(f"{target.url}/keys.bin: is not that of these shards")
+    if KEYS not in target.names():
+        faults += [f"{target.url}/{KEYS}: is missing"] if ours else []
+    elif whole and target.read(KEYS) != keys_bytes(keys):
+        faults.append(f"{target.url}/{KEYS}: is not that of these shards")
     return faults
 
 

@@ -6,6 +6,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+KEYS = "keys.bin"
 RECORD = np.dtype([("hash", "<u8"), ("shard", "<u4"), ("row", "<u4")])
 _RECORD_BYTES = RECORD.itemsize
 

@@ -1,9 +1,15 @@
-"""JSON values in samples of anybody: numbers where they are numbers, and nothing else."""
+"""Values of anybody, of JSON and of arguments: numbers where they are numbers, and nothing else."""
 
 import math
-from typing import Any
+from numbers import Real
+from typing import Any, TypeGuard
 
 LARGEST_LABEL = (2 - 2**-23) * 2.0**127  # of float32, which a batch has them as
+
+
+def is_real(value: object) -> TypeGuard[float]:
+    """Whether an argument is a number of any type, such as numpy's; no truth value is."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def number(value: Any) -> float | None:

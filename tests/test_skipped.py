@@ -41,6 +41,8 @@ def test_a_rank_may_skip_so_many(tmp_path, rate, samples, ranks, most):
 )
 def test_a_few_that_lie_together_on_one_rank_raise_in_no_world(tmp_path, damaged, samples, ranks):
     log(tmp_path, ranks=ranks, samples=samples).add([DAMAGED] * damaged)
+    (listed,) = tmp_path.iterdir()
+    assert len(listed.read_text().splitlines()) == damaged
 
 
 @pytest.mark.parametrize("ranks", [1, 8, 100, 1000])
